@@ -1,0 +1,152 @@
+"""Checks shared by every public function: an error names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def tensor(name: str, value, *, minimum: float | None = None, finite: bool = True) -> Tensor:
+    """`value` as a floating tensor, dtype and device kept; Python numbers and integers become float64."""
+    try:
+        # NumPy reads Python floats in double precision, where torch would take its default dtype.
+        result = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a number, an array or a tensor, got {value!r}") from error
+    if result.is_complex():
+        raise ValueError(f"{name} must be real, got {_show(result)}")
+    if not result.is_floating_point():
+        result = result.to(torch.float64)
+    if torch.isnan(result).any():
+        raise ValueError(f"{name} must not contain NaN, got {_show(result)}")
+    if finite and torch.isinf(result).any():
+        raise ValueError(f"{name} must be finite, got {_show(result)}")
+    if minimum is not None and (result < minimum).any():
+        raise ValueError(f"{name} must be at least {minimum:g}, got {_show(result[result < minimum])}")
+    return result
+
+
+def positive(name: str, value: float) -> float:
+    """`value` as a positive finite Python float."""
+    number = float(tensor(name, value).squeeze()) if tensor(name, value).numel() == 1 else None
+    if number is None or number <= 0:
+        raise ValueError(f"{name} must be one positive number, got {value!r}")
+    return number
+
+
+def integer(name: str, value: int, *, minimum: int) -> int:
+    """`value` as an int of at least `minimum`."""
+    if isinstance(value, bool) or int(value) != value or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    return int(value)
+
+
+def fraction(name: str, value) -> Tensor:
+    """`value` as a tensor strictly between 0 and 1."""
+    result = tensor(name, value)
+    if ((result <= 0) | (result >= 1)).any():
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {_show(result)}")
+    return result
+
+
+def probabilities(name: str, value) -> Tensor:
+    """`value` as a (K,) tensor of K >= 2 non-negative numbers that sum to 1."""
+    result = tensor(name, value, minimum=0.0)
+    if result.ndim != 1 or result.numel() < 2:
+        raise ValueError(f"{name} must have shape (K,) with K >= 2 classes, got shape {tuple(result.shape)}")
+    total = result.detach().to(torch.float64).sum().item()
+    # Rounding K numbers to `eps` moves their sum by at most about eps; allow ten times that.
+    if abs(total - 1) > 10 * max(torch.finfo(result.dtype).eps, 1e-10):
+        raise ValueError(f"{name} must sum to 1, got a sum of {total!r}")
+    return result
+
+
+def latents(generator, z, name: str = "z") -> Tensor:
+    """`z` as an (n, latent_dim) tensor of finite numbers; `generator` is checked to be one."""
+    dim = latent_dim(generator)
+    result = tensor(name, z)
+    if result.ndim != 2 or result.shape[1] != dim:
+        raise ValueError(f"{name} must have shape (n, latent_dim) = (n, {dim}), got {tuple(result.shape)}")
+    return result
+
+
+def latent_dim(generator) -> int:
+    """The generator's `latent_dim`, after checking that it is callable and in evaluation mode."""
+    network("generator", generator)
+    dim = getattr(generator, "latent_dim", None)
+    if not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"generator must have a positive integer attribute latent_dim, got {dim!r}")
+    return dim
+
+
+def network(name: str, value) -> None:
+    """Refuse what cannot be called, and a module left in training mode: its output depends on the batch."""
+    if not callable(value):
+        raise ValueError(f"{name} must be callable, got {value!r}")
+    if isinstance(value, nn.Module) and any(module.training for module in value.modules()):
+        raise ValueError(f"{name} must be in evaluation mode, got training=True; call {name}.eval() first")
+
+
+def images(name: str, value) -> Tensor:
+    """`value` as a batch (n, *image) of finite numbers."""
+    result = tensor(name, value)
+    if result.ndim < 2:
+        raise ValueError(f"{name} must be a batch of shape (n, *image), got shape {tuple(result.shape)}")
+    return result
+
+
+def generate(generator, z: Tensor) -> Tensor:
+    """The images g(z), checked to be a batch (n, *image) of finite numbers."""
+    x = generator(z)
+    if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[0] != z.shape[0]:
+        found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"generator must return shape ({z.shape[0]}, *image), got {found}")
+    if not torch.isfinite(x).all():
+        raise ValueError("generator must return finite numbers, got NaN or infinity")
+    return x
+
+
+def classify(classifier, x: Tensor) -> Tensor:
+    """The logits f(x), checked to have shape (n, K) with K >= 2 and no NaN."""
+    logits = classifier(x)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0] or logits.shape[1] < 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"classifier must return logits of shape ({x.shape[0]}, K), K >= 2, got {found}")
+    if torch.isnan(logits).any():
+        raise ValueError("classifier must return logits without NaN, got NaN")
+    return logits
+
+
+def labels(name: str, value, x: Tensor) -> Tensor:
+    """`value` as (n,) integer labels, one for each row of `x`."""
+    result = torch.as_tensor(value, device=x.device)
+    if result.shape != (x.shape[0],) or result.is_floating_point() or result.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must hold {x.shape[0]} integer labels, got shape {tuple(result.shape)} of {result.dtype}"
+        )
+    if (result < 0).any():
+        raise ValueError(f"{name} must hold labels of at least 0, got {_show(result[result < 0])}")
+    return result.long()
+
+
+def box(name: str, value, x: Tensor) -> tuple[float, float] | None:
+    """`value` as (low, high) with low < high that holds every entry of `x`, or None for no box."""
+    if value is None:
+        return None
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be None or a pair (low, high), got {value!r}") from error
+    if not low < high:
+        raise ValueError(f"{name} must satisfy low < high, got {value!r}")
+    if x.numel() and (x.min() < low or x.max() > high):
+        raise ValueError(f"{name} = {value!r} must hold x, got x from {x.min():g} to {x.max():g}")
+    return low, high
+
+
+def _show(value: Tensor) -> str:
+    """A tensor in a few characters, for an error message."""
+    flat = value.detach().flatten()
+    text = ", ".join(f"{number:g}" for number in flat[:3].tolist())
+    return text if value.numel() == 1 else f"[{text}{', ...' if flat.numel() > 3 else ''}]"

@@ -1,0 +1,333 @@
+"""The three robustness radii of a point x = g(z), measured by attack.
+
+    latent            r_Z(z)   = min ‖r‖             s.t. f(g(z + r)) ≠ f(g(z))
+    in-distribution   r_in(x)  = min ‖g(z + r) − x‖  s.t. f(g(z + r)) ≠ f(x)           (deck equation 2)
+    unconstrained     r_unc(x) = min ‖r‖             s.t. f(x + r) ≠ f(x)              (deck equation 3)
+
+Always r_unc ≤ r_in ≤ ω(r_Z). An attack finds points that are adversarial, not that no nearer one exists: every radius
+here is an upper estimate, `inf` where none was found. Each comes with its witness, which is classified again at the
+end.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm.auto import tqdm
+
+from companion import _validation as check
+from companion.attacks.margin import fooled, margin, margin_and_gradient
+from companion.attacks.minimal import minimal_l2
+from companion.smoothness import jacobian
+
+
+class Radii(NamedTuple):
+    """The three radii of n points, with their witnesses.
+
+    Attributes:
+        latent: (n,) r_Z, latent units.
+        in_distribution: (n,) r_in, image units.
+        unconstrained: (n,) r_unc, image units.
+        latent_witness: (n, latent_dim), the z + r of r_Z.
+        in_distribution_witness: (n, latent_dim), the z + r of r_in; its norm tells whether it left the prior's mass.
+        unconstrained_witness: (n, *image), the x + r of r_unc.
+    """
+
+    latent: Tensor
+    in_distribution: Tensor
+    unconstrained: Tensor
+    latent_witness: Tensor
+    in_distribution_witness: Tensor
+    unconstrained_witness: Tensor
+
+
+def compose(generator, classifier):
+    """The classifier f∘g on latent space, (n, latent_dim) -> (n, K); attacking it measures r_Z.
+
+    Raises:
+        ValueError: if `generator` or `classifier` is not one, or is in training mode.
+    """
+    check.latent_dim(generator)
+    check.network("classifier", classifier)
+
+    def composed(z: Tensor) -> Tensor:
+        return classifier(generator(z))
+
+    return composed
+
+
+def radii(
+    generator,
+    classifier,
+    z,
+    *,
+    steps: int = 100,
+    metric_steps: int = 40,
+    bounds=None,
+    max_latent_norm: float | None = None,
+    chunk_size: int = 512,
+    progress: bool = False,
+) -> Radii:
+    """All three radii of the points g(z), each search starting from the witness of the one before.
+
+    So r_unc ≤ r_in ≤ ‖g(z + r) − g(z)‖ at the latent witness, for every row, by construction.
+
+    Args:
+        generator: the generator g.
+        classifier: the classifier f.
+        z: (n, latent_dim) latents.
+        steps: gradients per row for each of the attacks on f∘g and on f.
+        metric_steps: steps along the data manifold per row; each costs a Jacobian of the generator.
+        bounds: None, or the pixel box (low, high) of the unconstrained attack.
+        max_latent_norm: None, or the largest ‖z + r‖ allowed to the in-distribution witness.
+        chunk_size: rows at a time, which bounds memory.
+        progress: show a progress bar.
+
+    Returns:
+        `Radii` of n rows.
+    """
+    z = check.latents(generator, z).detach()
+    options = dict(steps=steps, chunk_size=chunk_size, progress=progress, return_witness=True)
+    latent, latent_witness = latent_radius(generator, classifier, z, **options)
+    in_distribution, in_witness = in_distribution_radius(
+        generator,
+        classifier,
+        z,
+        metric_steps=metric_steps,
+        max_latent_norm=max_latent_norm,
+        start=latent_witness,
+        **options,
+    )
+    x, on_manifold = _images(generator, z, chunk_size), _images(generator, in_witness, chunk_size)
+    unconstrained, witness = unconstrained_radius(classifier, x, bounds=bounds, start=on_manifold, **options)
+    return Radii(latent, in_distribution, unconstrained, latent_witness, in_witness, witness)
+
+
+def latent_radius(
+    generator,
+    classifier,
+    z,
+    *,
+    steps: int = 100,
+    chunk_size: int = 512,
+    progress: bool = False,
+    return_witness: bool = False,
+):
+    """The latent radius r_Z: the smallest latent step that changes the label, found by `attacks.minimal_l2` on f∘g.
+
+    Args:
+        generator: the generator g.
+        classifier: the classifier f.
+        z: (n, latent_dim) latents.
+        steps: gradients per row.
+        chunk_size: rows at a time, which bounds memory.
+        progress: show a progress bar.
+        return_witness: also return the points z + r.
+
+    Returns:
+        (n,) radii in latent units, `inf` where none was found; with `return_witness` also (n, latent_dim) points,
+        equal to `z` where none was found.
+    """
+    z = check.latents(generator, z).detach()
+    composed = compose(generator, classifier)
+    if len(z):
+        check.classify(classifier, check.generate(generator, z[:1]))
+
+    def search(part: Tensor) -> tuple[Tensor, Tensor]:
+        y = _labels(composed, part)
+        witness = minimal_l2(composed, part, y, steps=steps)
+        return _verified((witness - part).norm(dim=1), composed, witness, y), witness
+
+    radius, witness = _in_chunks(search, (z,), chunk_size, progress, "latent radius")
+    return (radius, witness) if return_witness else radius
+
+
+def in_distribution_radius(
+    generator,
+    classifier,
+    z,
+    *,
+    steps: int = 100,
+    metric_steps: int = 40,
+    max_latent_norm: float | None = None,
+    start=None,
+    chunk_size: int = 512,
+    progress: bool = False,
+    return_witness: bool = False,
+):
+    """The in-distribution radius r_in: the smallest image change along the generator's range that changes the label.
+
+    Starting from the latent witness, it minimises the image distance itself: each step minimises its Gauss-Newton
+    model, the pull-back metric JᵀJ of the generator, on the linearised boundary of f∘g, with Levenberg-Marquardt
+    damping and a Newton correction back over the boundary.
+
+    Args:
+        generator: the generator g, differentiable in forward mode.
+        classifier: the classifier f.
+        z: (n, latent_dim) latents.
+        steps: gradients per row of the latent search for a start.
+        metric_steps: steps in the pull-back metric per row; each costs a Jacobian (latent_dim forward passes).
+        max_latent_norm: None, or R > 0: only witnesses with ‖z + r‖ ≤ R count. The unrestricted optimum may lie
+            where the prior has no mass.
+        start: None, or (n, latent_dim) points to start from instead of a latent search, such as latent witnesses.
+        chunk_size: rows at a time, which bounds memory.
+        progress: show a progress bar.
+        return_witness: also return the points z + r.
+
+    Returns:
+        (n,) radii in image units, `inf` where none was found; with `return_witness` also (n, latent_dim) points.
+
+    Source: definition, Fawzi et al. (2018), equation (2); method, own.
+    """
+    z = check.latents(generator, z).detach()
+    composed = compose(generator, classifier)
+    metric_steps = check.integer("metric_steps", metric_steps, minimum=0)
+    if max_latent_norm is not None:
+        max_latent_norm = check.positive("max_latent_norm", max_latent_norm)
+    if len(z):
+        check.classify(classifier, check.generate(generator, z[:1]))
+    if start is None:
+        start = latent_radius(
+            generator, classifier, z, steps=steps, chunk_size=chunk_size, progress=progress, return_witness=True
+        )[1]
+    start = check.latents(generator, start, "start").to(z)
+    if start.shape != z.shape:
+        raise ValueError(f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}")
+
+    def search(part: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
+        y = _labels(composed, part)
+        begin = _into_ball(begin, max_latent_norm)
+        known = fooled(composed, begin, y)
+        witness = part.clone()
+        rows = torch.nonzero(known)[:, 0]
+        witness[rows] = _descend(generator, composed, part[rows], y[rows], begin[rows], metric_steps, max_latent_norm)
+        distance = (generator(witness) - generator(part)).flatten(1).norm(dim=1)
+        return _verified(distance, composed, witness, y), witness
+
+    radius, witness = _in_chunks(search, (z, start), chunk_size, progress, "in-distribution radius")
+    return (radius, witness) if return_witness else radius
+
+
+def unconstrained_radius(
+    classifier,
+    x,
+    *,
+    steps: int = 100,
+    bounds=None,
+    start=None,
+    chunk_size: int = 512,
+    progress: bool = False,
+    return_witness: bool = False,
+):
+    """The unconstrained radius r_unc: the smallest perturbation of the image itself that changes the label.
+
+    Args:
+        classifier: the classifier f.
+        x: (n, *image) images.
+        steps: gradients per row of `attacks.minimal_l2`.
+        bounds: None, as in the definition, or the pixel box (low, high).
+        start: None, or (n, *image) points, such as in-distribution witnesses; adversarial ones are improved on.
+        chunk_size: rows at a time, which bounds memory.
+        progress: show a progress bar.
+        return_witness: also return the points x + r.
+
+    Returns:
+        (n,) radii in image units, `inf` where none was found; with `return_witness` also (n, *image) points.
+    """
+    check.network("classifier", classifier)
+    x = check.images("x", x).detach()
+    if len(x):
+        check.classify(classifier, x[:1])
+    if start is not None:
+        start = check.images("start", start).to(x)
+        if start.shape != x.shape:
+            raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, got {tuple(start.shape)}")
+
+    def search(part: Tensor, *begin: Tensor) -> tuple[Tensor, Tensor]:
+        y = _labels(classifier, part)
+        witness = minimal_l2(classifier, part, y, steps=steps, bounds=bounds, start=begin[0] if begin else None)
+        return _verified((witness - part).flatten(1).norm(dim=1), classifier, witness, y), witness
+
+    columns = (x,) if start is None else (x, start)
+    radius, witness = _in_chunks(search, columns, chunk_size, progress, "unconstrained radius")
+    return (radius, witness) if return_witness else radius
+
+
+def _descend(generator, composed, z: Tensor, y: Tensor, start: Tensor, steps: int, max_norm) -> Tensor:
+    """Points over the boundary with ever smaller image distance to g(z), from the adversarial points `start`."""
+    best = start.clone()
+    with torch.no_grad():
+        target = generator(z).flatten(1)
+        distance = (generator(best).flatten(1) - target).norm(dim=1)
+    damping = torch.full_like(distance, 1e-3)
+    rows = torch.arange(len(z), device=z.device)
+    for _ in range(steps):
+        if not len(rows):
+            break
+        point, label = best[rows], y[rows]
+        value, _, normal = margin_and_gradient(composed, point, label)
+        matrix = jacobian(generator, point)
+        with torch.no_grad():
+            error = generator(point).flatten(1) - target[rows]
+        metric = matrix.mT @ matrix
+        # Damping relative to the metric's mean eigenvalue: JᵀJ may be singular.
+        mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(z.dtype).tiny)
+        metric = metric + torch.diag_embed((damping[rows] * mean)[:, None].expand_as(point))
+        pull = torch.stack([-(matrix.mT @ error[..., None])[..., 0], normal], dim=2)
+        solved = torch.linalg.solve_ex(metric, pull)[0]
+        free, along = solved[..., 0], solved[..., 1]
+        curvature = (normal * along).sum(1).clamp(min=torch.finfo(z.dtype).tiny)
+        aim = 1e-5 * (normal * (point - z[rows])).sum(1).abs()
+        step = free + along * ((aim - value - (normal * free).sum(1)).clamp(min=0) / curvature)[:, None]
+        trial = _into_ball(point + step, max_norm)
+        for _ in range(2):
+            with torch.no_grad():
+                missing = aim - margin(composed(trial), label)
+            trial = _into_ball(trial + along * (missing.clamp(min=0) / curvature)[:, None], max_norm)
+        with torch.no_grad():
+            reached = (generator(trial).flatten(1) - target[rows]).norm(dim=1)
+        # NaN from a singular solve compares false and is rejected.
+        better = (reached < distance[rows] * (1 - 1e-7)) & fooled(composed, trial, label)
+        gain = torch.where(better, 1 - reached / distance[rows], 0.0)
+        best[rows[better]] = trial[better]
+        distance[rows[better]] = reached[better]
+        damping[rows] = torch.where(better, (damping[rows] / 4).clamp(min=1e-9), damping[rows] * 6)
+        rows = rows[(damping[rows] < 1e6) & ~(better & (gain < 1e-6))]
+    return best
+
+
+def _into_ball(z: Tensor, max_norm: float | None) -> Tensor:
+    """The points z, those outside the ball of radius `max_norm` moved radially to its surface."""
+    if max_norm is None:
+        return z
+    return torch.where(z.norm(dim=1, keepdim=True) > max_norm, max_norm * (1 - 1e-6) * normalize(z, dim=1), z)
+
+
+def _labels(classifier, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return check.classify(classifier, x).argmax(1)
+
+
+def _verified(radius: Tensor, classifier, witness: Tensor, y: Tensor) -> Tensor:
+    """The radii whose witness is indeed classified otherwise; `inf` for the rest."""
+    return torch.where(_labels(classifier, witness) != y, radius, torch.inf)
+
+
+def _images(generator, z: Tensor, chunk_size: int) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([check.generate(generator, part) for part in z.split(chunk_size)])
+
+
+def _in_chunks(search, columns: tuple[Tensor, ...], chunk_size: int, progress: bool, name: str):
+    """`search` on `chunk_size` rows at a time, its (radius, witness) put together again; an empty batch is returned."""
+    chunk_size = check.integer("chunk_size", chunk_size, minimum=1)
+    first = columns[0]
+    if not len(first):
+        return first.new_zeros(0), first
+    parts = list(zip(*(column.split(chunk_size) for column in columns), strict=True))
+    bar = tqdm(parts, desc=name, disable=not progress)
+    radius, witness = zip(*(search(*part) for part in bar), strict=True)
+    return torch.cat(radius), torch.cat(witness)
