@@ -1,0 +1,93 @@
+"""Trained networks that come with the package, each checked against its SHA-256 before it is read.
+
+`weights/registry.json` says of every network how to build it, its file and hash, and the recipe, seed, library
+version and measured results (`companion.training` wrote it). Weights are safetensors, fp16 on disk.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as parse_weights
+from torch import nn
+
+from companion.models import architectures
+
+__all__ = ["architectures", "card", "load", "names"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def names(*, folder: Path | str = WEIGHTS) -> tuple[str, ...]:
+    """The names that `load` knows, in alphabetical order."""
+    return tuple(sorted(_registry(Path(folder))))
+
+
+def card(name: str, *, folder: Path | str = WEIGHTS) -> dict:
+    """What is known about a network: architecture, file, SHA-256, recipe, seed, provenance, measured results.
+
+    Args:
+        name: one of `names()`.
+        folder: where `registry.json` is (default: the shipped one).
+    Returns:
+        A dict of plain Python values, yours to change.
+    Raises:
+        ValueError: unknown name.
+    """
+    registry = _registry(Path(folder))
+    if name not in registry:
+        raise ValueError(f"name must be one of {', '.join(sorted(registry))}, got {name!r}")
+    return copy.deepcopy(registry[name])
+
+
+def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
+    """A trained network, float32, on the CPU, in evaluation mode, its parameters frozen.
+
+    Generators map (n, latent_dim) to (n, *image) and carry `.latent_dim`; classifiers map (n, *image) to logits.
+
+    Args:
+        name: one of `names()`, e.g. "digits/generator".
+        folder: where `registry.json` and the weights are (default: the shipped ones).
+    Raises:
+        ValueError: unknown name.
+        FileNotFoundError: the weights file is missing.
+        RuntimeError: the file is not the one the registry describes (checked before anything is parsed).
+    """
+    entry = card(name, folder=folder)
+    path = Path(folder) / entry["file"]
+    remedy = f"reinstall the package, or re-create it: {entry['recipe']}"
+    if not path.is_file():
+        raise FileNotFoundError(f"the weights of {name!r} are missing: {path}; {remedy}")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry["sha256"]:
+        raise RuntimeError(
+            f"the weights of {name!r} are damaged or were replaced: {path} has SHA-256 {found}, "
+            f"the registry says {entry['sha256']}; {remedy}"
+        )
+    network = build(entry["architecture"])
+    network.load_state_dict({key: value.to(torch.float32) for key, value in parse_weights(content).items()})
+    return network.eval().requires_grad_(False)
+
+
+def build(architecture: dict) -> nn.Sequential:
+    """A new, untrained network from a registry's `{"builder": ..., **keywords}`."""
+    keywords = dict(architecture)
+    return getattr(architectures, keywords.pop("builder"))(**keywords)
+
+
+@cache
+def _read(path: Path, _stamp: int) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _registry(folder: Path) -> dict:
+    path = folder / "registry.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no registry of models at {path}; reinstall the package")
+    return _read(path, path.stat().st_mtime_ns)
