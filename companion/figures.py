@@ -1,0 +1,272 @@
+"""One look for every figure of the book: the same colour means the same idea, in every chapter.
+
+Call `use()` once at the top of a notebook. The colours are told apart with any common colour vision (a test
+measures it) and stand out on the light card that a figure brings along: a dark page needs no second version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+try:
+    import matplotlib
+    from matplotlib import pyplot
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError(
+        "companion.figures needs matplotlib; install it with: pip install 'adversarial-vulnerability[book]'"
+    ) from error
+
+from companion import _validation as check
+from companion.circle import HalfPlane
+
+INK, MUTED, CARD = "#2B303B", "#5C6370", "#FBFAF7"
+CLASSES = CLASS_0, CLASS_1 = "#1490EC", "#B63A2F"
+BOUND = INK
+MEASURED = "#DF2D68"
+LATENT, IN_DISTRIBUTION, UNCONSTRAINED = "#924997", "#2F9E86", "#BF8700"
+
+# At 5.6 inches, 12 points are still 10 pixels when a phone shows the figure 340 pixels wide.
+STYLE = {
+    "figure.figsize": (5.6, 3.5),
+    "figure.dpi": 100,
+    "figure.facecolor": CARD,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.08,
+    "savefig.facecolor": CARD,
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "mathtext.fontset": "dejavusans",
+    "axes.facecolor": CARD,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 12,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(
+        color=[CLASS_0, CLASS_1, IN_DISTRIBUTION, LATENT, UNCONSTRAINED, MEASURED],
+    ),
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "lines.linewidth": 2.2,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "image.cmap": "gray_r",
+    "image.interpolation": "nearest",
+}
+
+
+def use() -> None:
+    """Draw every following figure in the book's style; in a notebook, as sharp and reproducible PNG."""
+    matplotlib.rcParams.update(STYLE)
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    if _in_notebook():
+        set_matplotlib_formats("retina", bbox_inches=None, metadata={"Software": None})
+
+
+def image_grid(images, *, titles=None, columns: int | None = None) -> Figure:
+    """A grid of small images.
+
+    Args:
+        images: (n, H, W), (n, 1, H, W) or (n, 3, H, W), values in [0, 1]; grey images are drawn as dark ink.
+        titles: n short texts to stand above the images.
+        columns: images in a row, at least 1; by default up to ten, in rows of nearly equal length.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for images of another shape, or another number of titles.
+    """
+    pictures = _pictures("images", images)
+    titles = _names("titles", titles, len(pictures))
+    columns = min(10, len(pictures)) if columns is None else check.integer("columns", columns, minimum=1)
+    rows = math.ceil(len(pictures) / columns)
+    figure, axes = _cells(rows, columns, titled=any(titles))
+    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
+        _show(axis, picture)
+        axis.set_title(title, pad=3)
+    for axis in axes.flat[len(pictures) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def triptych(original, adversarial: Mapping[str, object], *, labels: Mapping[str, object] = {}) -> Figure:
+    """Originals in the top row, and below them one row for each way to change them, with the distances.
+
+    Args:
+        original: n images, of a shape that `image_grid` takes.
+        adversarial: name of a row -> images of the shape of `original`. The names "in-distribution" and
+            "unconstrained" are framed in the colour of their radius.
+        labels: name of a row, or "original" -> n labels to write under the images, before the distance.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for images of different shapes, or another number of labels.
+    """
+    rows = {"original": _pictures("original", original)}
+    for name, images in adversarial.items():
+        rows[name] = _pictures(f"adversarial[{name!r}]", images)
+        if rows[name].shape != rows["original"].shape:
+            raise ValueError(
+                f"adversarial[{name!r}] must have the shape of original, {rows['original'].shape}, "
+                f"got {rows[name].shape}"
+            )
+    count = len(rows["original"])
+    figure, axes = _cells(len(rows), count, titled=True)
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        colour = {"in-distribution": IN_DISTRIBUTION, "unconstrained": UNCONSTRAINED}.get(name, MUTED)
+        names = _names(f"labels[{name!r}]", labels.get(name), count)
+        for axis, picture, start, label in zip(line, pictures, rows["original"], names, strict=True):
+            _show(axis, picture, frame=colour)
+            distance = "" if name == "original" else f"{np.linalg.norm(picture - start):.2f}"
+            axis.set_xlabel("  ".join(filter(None, (label, distance))), labelpad=3)
+        line[0].set_title(name, loc="left", pad=3, color=INK)
+    return figure
+
+
+def circle(axis: Axes, classifier: HalfPlane) -> None:
+    """The unit circle coloured by class, and the line that divides the plane.
+
+    Args:
+        axis: where to draw; its limits are set to show the whole circle.
+        classifier: a half-plane of the plane.
+
+    Raises:
+        ValueError: if `classifier` is not a half-plane of the plane.
+    """
+    normal = _normal(classifier)
+    turn = np.linspace(0, 1, 1441)
+    points = np.stack([np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)], axis=-1)
+    inside = points @ normal > classifier.offset
+    for label, colour in enumerate(CLASSES):
+        part = np.where((inside == label)[:, None], points, np.nan)
+        axis.plot(*part.T, color=colour, linewidth=5, solid_capstyle="butt", label=f"class {label}")
+    foot, along = classifier.offset * normal, np.array([-normal[1], normal[0]])
+    axis.axline(foot, foot + along, color=INK, linewidth=1.5)
+    axis.annotate("", foot + 0.3 * normal, foot, arrowprops={"arrowstyle": "-|>", "color": INK})
+    axis.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+
+
+def latent_line(axis: Axes, classifier: HalfPlane, *, span: float = 2.6) -> None:
+    """The Gaussian density of the circle's latent z, coloured by the class of g(z).
+
+    Args:
+        axis: where to draw.
+        classifier: a half-plane of the plane.
+        span: z is shown from -span to span; positive.
+
+    Raises:
+        ValueError: if `classifier` is not a half-plane of the plane, or `span` is not positive.
+    """
+    normal, span = _normal(classifier), check.positive("span", span)
+    z = np.linspace(-span, span, 4001)
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    inside = np.cos(2 * np.pi * z) * normal[0] + np.sin(2 * np.pi * z) * normal[1] > classifier.offset
+    for label, colour in enumerate(CLASSES):
+        axis.fill_between(z, density, where=inside == label, color=colour, alpha=0.8, linewidth=0)
+    axis.set(xlim=(-span, span), ylim=(0, 0.42), yticks=[], xlabel="latent z")
+    axis.spines["left"].set_visible(False)
+
+
+def bound_plot(axis: Axes, eta, bound, measured=None, *, interval=None, name: str = "measured") -> None:
+    """A lower bound on a fraction as the edge of the region it allows, and in that region what was measured.
+
+    Args:
+        axis: where to draw.
+        eta: (n,) horizontal positions, increasing.
+        bound: (n,) the bound at `eta`; what is below 0 says nothing and is cut off.
+        measured: (n,) the measured fraction at `eta`.
+        interval: (low, high), each (n,), the confidence interval of `measured`.
+        name: what was measured, for the legend.
+
+    Raises:
+        ValueError: if the arrays have not one shape (n,).
+    """
+    eta = _curve("eta", eta)
+    floor = _curve("bound", bound, eta).clip(min=0)
+    axis.fill_between(eta, floor, 1, color=IN_DISTRIBUTION, alpha=0.13, linewidth=0, label="allowed")
+    axis.plot(eta, floor, color=BOUND, linewidth=3, label="bound")
+    if measured is not None:
+        axis.plot(eta, _curve("measured", measured, eta), color=MEASURED, linestyle=(0, (5, 1.5)), label=name)
+    if interval is not None:
+        low, high = (_curve("interval", end, eta) for end in interval)
+        axis.fill_between(eta, low, high, color=MEASURED, alpha=0.25, linewidth=0)
+    axis.set(xlim=(eta.min(), eta.max()), ylim=(0, 1.02), xlabel="η", ylabel="fraction within η")
+    axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1.6, columnspacing=1.2)
+
+
+def _in_notebook() -> bool:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def _curve(name: str, value, like: np.ndarray | None = None) -> np.ndarray:
+    """`value` as (n,) numbers, as many as in `like`."""
+    curve = check.tensor(name, value).detach().to("cpu", torch.float64).numpy()
+    if curve.ndim != 1 or not curve.size or (like is not None and len(curve) != len(like)):
+        length = "n >= 1" if like is None else f"n = {len(like)} as eta"
+        raise ValueError(f"{name} must have shape (n,), {length}, got {curve.shape}")
+    return curve
+
+
+def _normal(classifier: HalfPlane) -> np.ndarray:
+    if not isinstance(classifier, HalfPlane) or classifier.normal.numel() != 2:
+        raise ValueError(f"classifier must be a HalfPlane of the plane, got {classifier!r}")
+    return classifier.normal.numpy()
+
+
+def _pictures(name: str, images) -> np.ndarray:
+    """`images` as (n, H, W) or (n, H, W, 3)."""
+    pictures = check.images(name, images).detach().to("cpu", torch.float64).numpy()
+    if pictures.ndim == 4 and pictures.shape[1] in (1, 3):
+        pictures = pictures[:, 0] if pictures.shape[1] == 1 else pictures.transpose(0, 2, 3, 1)
+    elif pictures.ndim != 3:
+        raise ValueError(f"{name} must have shape (n, [1 or 3,] H, W), got {pictures.shape}")
+    if not len(pictures):
+        raise ValueError(f"{name} must hold at least one image, got none")
+    return pictures
+
+
+def _names(name: str, texts, count: int) -> list[str]:
+    texts = [""] * count if texts is None else [str(text) for text in texts]
+    if len(texts) != count:
+        raise ValueError(f"{name} must hold {count} texts, one an image, got {len(texts)}")
+    return texts
+
+
+def _cells(rows: int, columns: int, *, titled: bool) -> tuple[Figure, np.ndarray]:
+    """A figure of the style's width with square cells for images."""
+    width = STYLE["figure.figsize"][0]
+    cell = min(width / columns, 1.6)
+    size = (width, rows * (cell + 0.3 * titled))
+    figure, axes = pyplot.subplots(rows, columns, squeeze=False, figsize=size)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05)
+    return figure, axes
+
+
+def _show(axis: Axes, picture: np.ndarray, *, frame: str | None = None) -> None:
+    axis.imshow(picture.clip(0, 1), vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=frame is not None, color=frame, linewidth=2)
