@@ -28,7 +28,7 @@ from companion.circle import HalfPlane
 INK, MUTED, CARD = "#2B303B", "#5C6370", "#FBFAF7"
 CLASSES = CLASS_0, CLASS_1 = "#1490EC", "#B63A2F"
 BOUND = INK
-MEASURED = "#DF2D68"
+MEASURED = "#E82A62"
 LATENT, IN_DISTRIBUTION, UNCONSTRAINED = "#924997", "#2F9E86", "#BF8700"
 
 # At 5.6 inches, 12 points are still 10 pixels when a phone shows the figure 340 pixels wide.

@@ -151,7 +151,7 @@ class Theorem1Widget(_Widget):
     """Theorem 1 for equally likely classes: how many images a small move takes to another class, at least.
 
     Args:
-        num_classes: K, from 2 to 1,000,000.
+        num_classes: K, from 2 to 100,000.
         latent_dim: d, from 1 to 10,000; it enters only the normalised radius t/√d.
         lipschitz: Lipschitz constant L of the generator, from 0.1 to 100, in image units per latent unit.
         eta: size of the move, from 0.01 to 100, in image units.
@@ -165,7 +165,7 @@ class Theorem1Widget(_Widget):
     _module = "theorem1"
     _esm = javascript("theorem1")
 
-    num_classes = _Count(10, 2, 1_000_000)
+    num_classes = _Count(10, 2, 100_000)
     latent_dim = _Count(100, 1, 10_000)
     lipschitz = _Number(1.0, 0.1, 100)
     eta = _Number(0.5, 0.01, 100)

@@ -21,7 +21,7 @@ export const boundQuantile = (q, numClasses) => quantile(1 / numClasses) - quant
 const decades = (from, to, each) =>
   Array.from({ length: (to - from) * each + 1 }, (_, k) => +(10 ** (from + k / each)).toPrecision(3));
 const STOPS = {
-  num_classes: [2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 30, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6],
+  num_classes: [2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 30, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5],
   latent_dim: [1, 2, 3, 5, 10, 20, 32, 50, 64, 100, 128, 200, 256, 512, 1e3, 2e3, 5e3, 1e4],
   lipschitz: decades(-1, 2, 20),
   eta: decades(-2, 2, 40),

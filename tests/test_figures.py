@@ -1,0 +1,187 @@
+"""The figures: colours that are told apart, pictures of what went in, errors that name what is wrong."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib", reason="the figures need matplotlib")
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import colors, pyplot
+
+from companion import circle, figures
+
+LINE = circle.HalfPlane([0.6, 0.8], 0.3)
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with matplotlib.rc_context():
+        figures.use()
+        yield
+    pyplot.close("all")
+
+
+def linear(colour):
+    """Linear-light RGB of a colour."""
+    rgb = np.array(colors.to_rgb(colour))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb):
+    """CIE L*a*b* of linear RGB, white D65."""
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb.clip(
+        0, 1
+    )
+    xyz = xyz / [0.9505, 1.0, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# How full deuteranopia and protanopia see linear RGB (Machado, Oliveira and Fernandes, 2009).
+VISION = {
+    "usual": np.eye(3),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    ),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+}
+TOGETHER = [figures.CLASS_0, figures.CLASS_1, figures.LATENT, figures.IN_DISTRIBUTION, figures.UNCONSTRAINED]
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_that_stand_together_are_told_apart(vision):
+    seen = [lab(VISION[vision] @ linear(colour)) for colour in TOGETHER]
+    apart = [np.linalg.norm(a - b) for k, a in enumerate(seen) for b in seen[:k]]
+    assert min(apart) > 25  # 2.3 is the least difference an eye notices side by side
+    ink, measured, allowed = (
+        lab(VISION[vision] @ linear(c)) for c in (figures.BOUND, figures.MEASURED, figures.IN_DISTRIBUTION)
+    )
+    assert np.linalg.norm(ink - measured) > 20
+    assert np.linalg.norm(allowed - measured) > 20
+
+
+@pytest.mark.parametrize("colour", [*TOGETHER, figures.MEASURED])
+@pytest.mark.parametrize("ground", ["#FFFFFF", figures.CARD, "#121212"])
+def test_colours_stand_out_on_light_and_dark(colour, ground):
+    luminance = [linear(c) @ [0.2126, 0.7152, 0.0722] + 0.05 for c in (colour, ground)]
+    assert max(luminance) / min(luminance) >= 3  # WCAG 2.1, 1.4.11
+
+
+def test_text_is_readable_on_a_phone():
+    width = figures.STYLE["figure.figsize"][0]
+    for size in (figures.STYLE["font.size"], figures.STYLE["legend.fontsize"]):
+        assert 340 * size / (72 * width) >= 9  # pixels, with the figure 340 pixels wide
+    for colour in (figures.INK, figures.MUTED):
+        light, dark = (linear(c) @ [0.2126, 0.7152, 0.0722] + 0.05 for c in (figures.CARD, colour))
+        assert light / dark >= 4.5
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    def png():
+        figure, axis = pyplot.subplots()
+        figures.circle(axis, LINE)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, metadata={"Software": None})
+        return buffer.getvalue()
+
+    assert png() == png()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 1, 8, 8), (3, 3, 32, 32)])
+def test_image_grid_shows_every_image(shape):
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    figure = figures.image_grid(images, titles=["a", "b", 7], columns=2)
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in shown] == ["a", "b", "7"]
+    for axis, image in zip(shown, images, strict=True):
+        picture = torch.as_tensor(np.asarray(axis.images[0].get_array()))
+        expected = image.permute(1, 2, 0) if shape[1:2] == (3,) else image.reshape(picture.shape)
+        assert torch.allclose(picture.float(), expected)
+
+
+def test_triptych_prints_the_distances():
+    original = np.zeros((2, 8, 8))
+    moved = original.copy()
+    moved[0, 0, 0], moved[1, :2, 0] = 0.5, 1.0
+    figure = figures.triptych(
+        original, {"unconstrained": moved}, labels={"original": [3, 4], "unconstrained": [5, 6]}
+    )
+    assert [axis.get_xlabel() for axis in figure.axes] == ["3", "4", "5  0.50", "6  1.41"]
+    assert figure.axes[2].get_title(loc="left") == "unconstrained"
+
+
+def test_circle_is_coloured_by_the_classifier():
+    axis = pyplot.subplots()[1]
+    figures.circle(axis, LINE)
+    arcs = [line for line in axis.lines if line.get_label() in ("class 0", "class 1")]
+    for label, arc in enumerate(arcs):
+        points = torch.tensor(arc.get_xydata())
+        points = points[~points.isnan().any(1)]
+        assert (LINE(points).argmax(1) == label).all()
+    drawn = [(~np.isnan(arc.get_xdata())).mean() for arc in arcs]
+    np.testing.assert_allclose(drawn, circle.class_probabilities(LINE), atol=2e-3)
+
+
+def test_latent_line_is_coloured_by_the_classifier():
+    axis = pyplot.subplots()[1]
+    figures.latent_line(axis, LINE)
+    for label, area in enumerate(axis.collections):
+        middles = [path.get_extents().get_points()[:, 0].mean() for path in area.get_paths()]
+        z = torch.tensor(middles)[:, None]
+        assert len(middles) > 3
+        assert (LINE(circle.Circle()(z)[1:-1]).argmax(1) == label).all()
+
+
+def test_bound_plot_shades_what_the_theorem_allows():
+    axis = pyplot.subplots()[1]
+    eta = np.linspace(0, 1, 5)
+    figures.bound_plot(axis, eta, eta - 0.2, np.sqrt(eta), interval=(eta, np.ones(5)), name="a classifier")
+    bound, measured = axis.lines
+    np.testing.assert_allclose(bound.get_ydata(), [0, 0.05, 0.3, 0.55, 0.8], atol=1e-12)
+    assert measured.get_label() == "a classifier"
+    region = axis.collections[0].get_paths()[0]
+    assert region.contains_point((0.5, 0.5)) and not region.contains_point((0.5, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda a: figures.image_grid(np.zeros((2, 5, 8, 8))),
+            r"images must have shape .* got \(2, 5, 8, 8\)",
+        ),
+        (lambda a: figures.image_grid(np.zeros((0, 8, 8))), "images must hold at least one image"),
+        (lambda a: figures.image_grid(np.full((1, 8, 8), np.nan)), "images must not contain NaN"),
+        (lambda a: figures.image_grid(np.zeros((2, 8, 8)), titles=["a"]), "titles must hold 2 texts.* got 1"),
+        (
+            lambda a: figures.image_grid(np.zeros((2, 8, 8)), columns=0),
+            "columns must be .* at least 1, got 0",
+        ),
+        (
+            lambda a: figures.triptych(np.zeros((2, 8, 8)), {"b": np.zeros((1, 8, 8))}),
+            r"adversarial\['b'\] must have",
+        ),
+        (
+            lambda a: figures.circle(a, circle.HalfPlane([1.0, 0, 0])),
+            "classifier must be a HalfPlane of the plane",
+        ),
+        (lambda a: figures.latent_line(a, LINE, span=0), "span must be one positive number, got 0"),
+        (
+            lambda a: figures.bound_plot(a, [0.0, 1], [0.0]),
+            r"bound must have shape \(n,\), n = 2 as eta, got \(1,\)",
+        ),
+        (lambda a: figures.bound_plot(a, [0.0, 1], [0.0, 1], [0.0]), "measured must have shape"),
+        (lambda a: figures.bound_plot(a, [], []), "eta must have shape"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(pyplot.subplots()[1])
