@@ -23,7 +23,7 @@ except ImportError as error:
     ) from error
 
 from companion import _validation as check
-from companion.circle import HalfPlane
+from companion.circle import HalfPlane, exact_radii
 
 INK, MUTED, CARD = "#2B303B", "#5C6370", "#FBFAF7"
 CLASSES = CLASS_0, CLASS_1 = "#1490EC", "#B63A2F"
@@ -185,6 +185,50 @@ def latent_line(axis: Axes, classifier: HalfPlane, *, span: float = 2.6) -> None
     axis.spines["left"].set_visible(False)
 
 
+def three_radii(classifier: HalfPlane, z: float) -> Figure:
+    """One point g(z) of the circle with its three radii, above the latent line that is wrapped around it.
+
+    Args:
+        classifier: a half-plane of the plane, whose line cuts the circle.
+        z: the latent point, one number from -2 to 2.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if `classifier` is not such a half-plane, or `z` is not such a number.
+    """
+    normal, z = _normal(classifier), float(z)
+    if not -2 <= z <= 2:
+        raise ValueError(f"z must be one number from -2 to 2, got {z!r}")
+    latent = float(exact_radii(classifier, [[z]])[0])
+    if not math.isfinite(latent):
+        raise ValueError(f"classifier must cut the circle, got {classifier!r}")
+    # The nearest boundary point lies r_Z to one side of z or the other.
+    end = min((z - latent, z + latent), key=lambda turn: abs(_on_circle(turn) @ normal - classifier.offset))
+    x, boundary = _on_circle(z), _on_circle(end)
+    foot = x - (x @ normal - classifier.offset) * normal
+    arc = 1.13 * np.stack([_on_circle(turn) for turn in np.linspace(z, end, 61)])
+    beside = (foot - boundary) / max(1e-9, np.linalg.norm(foot - boundary))
+    figure, (plane, line) = pyplot.subplots(2, 1, figsize=(5.6, 6.0), height_ratios=[3, 1])
+    circle(plane, classifier)
+    plane.set(xlim=(-1.2, 1.3), ylim=(-1.1, 1.2))
+    plane.axis("off")
+    latent_line(line, classifier, span=2.3)
+    for path, colour, name, spot in [
+        (arc, LATENT, "$r_Z$", 1.14 * arc[30]),
+        (np.stack([x, boundary]), IN_DISTRIBUTION, "$r_{in}$", (x + boundary) / 2 - 0.13 * arc[30]),
+        (np.stack([x, foot]), UNCONSTRAINED, "$r_{unc}$", (x + foot) / 2 + 0.17 * beside),
+    ]:
+        plane.plot(*path.T, color=colour, linewidth=4, solid_capstyle="round")
+        plane.text(*spot, name, ha="center", va="center", fontsize=15)
+    line.plot([z, end], [0, 0], color=LATENT, linewidth=12, solid_capstyle="butt", clip_on=False, zorder=3)
+    for axis, spot, name in ((plane, x, "x"), (line, (z, 0), "z")):
+        axis.plot(*spot, "o", color=INK, markersize=16, clip_on=False, zorder=4)
+        axis.annotate(name, spot, color=CARD, ha="center", va="center", style="italic", zorder=5, fontsize=13)
+    return figure
+
+
 def bound_plot(axis: Axes, eta, bound, measured=None, *, interval=None, name: str = "measured") -> None:
     """A lower bound on a fraction as the edge of the region it allows, and in that region what was measured.
 
@@ -219,6 +263,10 @@ def _in_notebook() -> bool:
     except ImportError:
         return False
     return getattr(get_ipython(), "kernel", None) is not None
+
+
+def _on_circle(turn: float) -> np.ndarray:
+    return np.array([math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)])
 
 
 def _curve(name: str, value, like: np.ndarray | None = None) -> np.ndarray:

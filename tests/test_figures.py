@@ -140,6 +140,21 @@ def test_latent_line_is_coloured_by_the_classifier():
         assert (LINE(circle.Circle()(z)[1:-1]).argmax(1) == label).all()
 
 
+@pytest.mark.parametrize("z", [0.1, 0.2, -0.3])
+def test_three_radii_have_their_lengths(z):
+    plane, line = figures.three_radii(LINE, z).axes
+    arc, chord, normal = [part.get_xydata() for part in plane.lines][-4:-1]
+    latent, in_distribution, unconstrained = (float(r) for r in circle.exact_radii(LINE, [[z]]))
+    assert np.linalg.norm(np.diff(chord, axis=0)) == pytest.approx(in_distribution)
+    assert np.linalg.norm(np.diff(normal, axis=0)) == pytest.approx(unconstrained)
+    assert np.ptp(line.lines[0].get_xdata()) == pytest.approx(latent)
+    # The arc is drawn at 1.13 radii; its pieces are chords.
+    length = np.linalg.norm(np.diff(arc, axis=0), axis=1).sum()
+    assert length == pytest.approx(1.13 * 2 * np.pi * latent, rel=1e-3)
+    for end in (chord[1], normal[1]):
+        assert end @ LINE.normal.numpy() == pytest.approx(LINE.offset)
+
+
 def test_bound_plot_shades_what_the_theorem_allows():
     axis = pyplot.subplots()[1]
     eta = np.linspace(0, 1, 5)
