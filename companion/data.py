@@ -31,17 +31,18 @@ def digits() -> Digits:
     Raises:
         ImportError: scikit-learn (the `data` extra) is not installed.
     Source:
-        E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998 (its test part).
+        E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError("digits() needs scikit-learn: pip install 'adversarial-vulnerability[data]'") from error
+        install = "pip install 'adversarial-vulnerability[data]'"
+        raise ImportError(f"digits() needs scikit-learn, the data extra: {install}") from error
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(labels).to(torch.int64)
     train, held_out = train_test_split(
-        torch.arange(len(labels)).numpy(), test_size=HELD_OUT, stratify=labels.numpy(), random_state=SPLIT_SEED
+        range(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED
     )
     return Digits(images[train], labels[train], images[held_out], labels[held_out])

@@ -1,14 +1,16 @@
 """The recipe behind the shipped digits networks: `python -m companion train digits --out DIR`.
 
-Everything is seeded. A run that was killed goes on from its last checkpoint when the same command is given again,
-and ends with the same weights as an unbroken one. In DIR it leaves the weights, `registry.json`, one log per
-network (JSON lines) and the checkpoints, which may be deleted.
+Everything is seeded. A run that was killed goes on from its last checkpoint when the same command is given
+again, and ends with the same weights as an unbroken one. In DIR it leaves the weights, `registry.json`, one
+log per network (JSON lines) and the checkpoints, which may be deleted.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ CLASSIFIERS = {
     "cnn": {"builder": "digits_cnn", "width": 32},
 }
 GENERATOR = {"builder": "digits_generator", "latent_dim": 16, "width": 256}
+PENALTY, ENTROPY = 0.003, 0.3
 DATA = "1,347 of the 1,797 handwritten digits bundled with scikit-learn (UCI Optical Recognition, test part)"
 
 
@@ -41,7 +44,7 @@ class Recipe:
     """Numbers of the digits recipe; the tests use a tiny one."""
 
     classifier_steps: int = 2_000
-    generator_steps: int = 8_000
+    generator_steps: int = 20_000
     checkpoint_every: int = 500
     batch_size: int = 64
 
@@ -59,7 +62,7 @@ def train_digits(
     Args:
         out: folder to write into; made if missing. Nothing is written anywhere else.
         seed: seeds the weights and the order of everything.
-        only: "linear", "mlp", "cnn" or "generator" to make that one alone (other registry entries stay as they are).
+        only: "linear", "mlp", "cnn" or "generator" to make that one alone; other registry entries stay.
         recipe: how long to train; default `Recipe()`.
         progress: show a bar with the current losses.
     Returns:
@@ -75,16 +78,11 @@ def train_digits(
     for kind in networks if only is None else [only]:
         run = Run(out, f"digits-{kind}", seed, recipe, progress)
         if kind == "generator":
-            network, architecture = train_generator(run, data), GENERATOR
-            judge = models.load(
-                "digits/cnn", folder=out if (out / "digits-cnn.safetensors").exists() else models.WEIGHTS
-            )
+            architecture, network = GENERATOR, _as_shipped(train_generator(run, data))
+            folder = out if (out / "digits-cnn.safetensors").exists() else models.WEIGHTS
+            results = quality.generator_report(network, models.load("digits/cnn", folder=folder), data)
         else:
-            network, architecture = train_classifier(run, data, kind), CLASSIFIERS[kind]
-        _round_to_half(network)
-        if kind == "generator":
-            results = quality.generator_report(network, judge, data)
-        else:
+            architecture, network = CLASSIFIERS[kind], _as_shipped(train_classifier(run, data, kind))
             results = quality.classifier_report(network, data)
         registry = _publish(run, f"digits/{kind}", network, architecture, results)
     return registry
@@ -94,11 +92,11 @@ def train_classifier(run: Run, data: Digits, kind: str) -> nn.Sequential:
     """Cross-entropy with AdamW and a cosine schedule; all but the linear one see randomly distorted scans."""
     with run.seeded():
         network = models.build(CLASSIFIERS[kind])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2 if kind == "linear" else 2e-3, weight_decay=1e-2)
-    base, steps = optimizer.defaults["lr"], run.recipe.classifier_steps
+    rate, steps = 1e-2 if kind == "linear" else 2e-3, run.recipe.classifier_steps
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
 
     def step(index: int) -> dict:
-        _set_rate(optimizer, base * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * index / steps)).item()))
+        _set_rate(optimizer, rate * (1 + math.cos(math.pi * index / steps)) / 2)
         chosen = torch.randint(len(data.train_images), (run.recipe.batch_size,), generator=run.random)
         images = data.train_images[chosen]
         if kind != "linear":
@@ -112,51 +110,57 @@ def train_classifier(run: Run, data: Digits, kind: str) -> nn.Sequential:
 
 
 def train_generator(run: Run, data: Digits) -> nn.Sequential:
-    """Non-saturating GAN with an R1 penalty, both sides distorted alike, averaged weights.
+    """GAN whose critic also learns the labels of real scans; returns the generator's running average.
+
+    Besides fooling the critic, the generator has to make images whose label the critic is sure of. Real and
+    generated images are distorted alike; an R1 penalty keeps the critic's slope small.
 
     Source:
-        I. Goodfellow et al., Generative adversarial nets, 2014; L. Mescheder et al., Which training methods for GANs
-        do actually converge?, 2018 (R1); S. Zhao et al., Differentiable augmentation, 2020.
+        I. Goodfellow et al., Generative adversarial nets, 2014; T. Salimans et al., Improved techniques for
+        training GANs, 2016 (labels); L. Mescheder et al., Which training methods for GANs converge?, 2018;
+        S. Zhao et al., Differentiable augmentation for data-efficient GAN training, 2020.
     """
     with run.seeded():
         generator, critic = models.build(GENERATOR), models.build({"builder": "digits_critic", "width": 256})
-        average = models.build(GENERATOR)
-    average.load_state_dict(generator.state_dict())
+    average = copy.deepcopy(generator)
     g_optimizer = torch.optim.Adam(generator.parameters(), betas=(0.0, 0.99))
     c_optimizer = torch.optim.Adam(critic.parameters(), betas=(0.0, 0.99))
     steps, n = run.recipe.generator_steps, run.recipe.batch_size
 
+    def generate() -> Tensor:
+        return distort(generator(torch.randn(n, generator.latent_dim, generator=run.random)), run.random)
+
     def step(index: int) -> dict:
         for optimizer in (g_optimizer, c_optimizer):
-            _set_rate(optimizer, 1e-3 * min(1.0, 2 * (1 - index / steps)) + 1e-5)
+            _set_rate(optimizer, 1.5e-3 * min(1.0, 2 * (1 - index / steps)))
+        penalised = index % 4 == 0
         chosen = torch.randint(len(data.train_images), (n,), generator=run.random)
-        real = distort(data.train_images[chosen], run.random).requires_grad_(index % 4 == 0)
+        real = distort(data.train_images[chosen], run.random).requires_grad_(penalised)
         with torch.no_grad():
-            fake = distort(generator(torch.randn(n, generator.latent_dim, generator=run.random)), run.random)
-        real_score, fake_score = critic(torch.cat([real, fake])).chunk(2)
-        c_loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
-        if real.requires_grad:  # every fourth step, four times as strong
-            (slope,) = torch.autograd.grad(real_score.sum(), real, create_graph=True)
-            c_loss = c_loss + 4 * R1 / 2 * slope.square().sum((1, 2, 3)).mean()
+            fake = generate()
+        seen_real, seen_fake = critic(torch.cat([real, fake])).chunk(2)
+        c_loss = F.softplus(-seen_real[:, 0]).mean() + F.softplus(seen_fake[:, 0]).mean()
+        c_loss = c_loss + F.cross_entropy(seen_real[:, 1:], data.train_labels[chosen])
+        if penalised:  # every fourth step, four times as strong
+            (slope,) = torch.autograd.grad(seen_real[:, 0].sum(), real, create_graph=True)
+            c_loss = c_loss + 4 * PENALTY / 2 * slope.square().sum((1, 2, 3)).mean()
         _descend(c_optimizer, c_loss)
-        images = generator(torch.randn(n, generator.latent_dim, generator=run.random))
-        g_loss = F.softplus(-critic(distort(images, run.random))).mean()
+        seen = critic(generate())
+        entropy = torch.distributions.Categorical(logits=seen[:, 1:]).entropy().mean()
+        g_loss = F.softplus(-seen[:, 0]).mean() + ENTROPY * entropy
         _descend(g_optimizer, g_loss)
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), generator.parameters(), strict=True):
                 slow.lerp_(fast, 0.005 if index < steps // 2 else 0.002)
-        return {"critic_loss": c_loss.item(), "generator_loss": g_loss.item()}
+        return {"critic_loss": c_loss.item(), "generator_loss": g_loss.item(), "entropy": entropy.item()}
 
     parts = {"generator": generator, "critic": critic, "average": average}
     run.loop(step, steps, parts, {"generator_optimizer": g_optimizer, "critic_optimizer": c_optimizer})
     return average
 
 
-R1 = 0.003
-
-
 def distort(images: Tensor, random: torch.Generator) -> Tensor:
-    """Each image (n, 1, 8, 8) turned by up to 8°, scaled by up to 6 %, sheared and moved by up to half a pixel."""
+    """Images (n, 1, 8, 8), each randomly turned, scaled, sheared and moved, all by little (half a pixel)."""
 
     def uniform(limit: float) -> Tensor:
         return (2 * torch.rand(len(images), generator=random) - 1) * limit
@@ -182,7 +186,7 @@ class Run:
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
-        """Layers are initialised from the run's seed inside; the global random state is as before after it."""
+        """Layers are initialised from the run's seed inside; the global random state is put back after."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             yield
@@ -194,7 +198,7 @@ class Run:
         parts: dict[str, nn.Module],
         optimizers: dict[str, Optimizer],
     ) -> None:
-        """Call `step(index)` for every index not done yet, with a checkpoint every so often and at the end."""
+        """Call `step(index)` for every index not done yet; a checkpoint every so often and at the end."""
         done = self._restore(parts, optimizers)
         kept = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.write_text("".join(line + "\n" for line in kept if json.loads(line)["step"] <= done))
@@ -226,8 +230,8 @@ class Run:
         with safe_open(self.checkpoint, "pt") as file:
             if file.metadata() != self._settings():
                 raise ValueError(
-                    f"out must not hold a run of another seed or recipe: {self.checkpoint} is of {file.metadata()}, "
-                    f"asked for {self._settings()}; delete it or choose another folder"
+                    f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
+                    f"{file.metadata()}, asked for {self._settings()}; delete it or choose another folder"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         for name, part in parts.items():
@@ -261,7 +265,8 @@ def _publish(run: Run, name: str, network: nn.Module, architecture: dict, result
         "data": DATA,
         "results": results,
     }
-    _write(path, (json.dumps(dict(sorted(registry.items())), indent=2) + "\n").encode())
+    registry = dict(sorted(registry.items()))
+    _write(path, (json.dumps(registry, indent=2) + "\n").encode())
     return registry
 
 
@@ -273,10 +278,10 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(unfinished, path)
 
 
-def _round_to_half(network: nn.Module) -> None:
-    """Round the weights to fp16 values, as they are shipped, and freeze: what is measured is what is loaded."""
+def _as_shipped(network: nn.Sequential) -> nn.Sequential:
+    """The network with weights rounded to fp16 and frozen: what is measured is what will be loaded."""
     network.load_state_dict({key: value.half().float() for key, value in network.state_dict().items()})
-    network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 def _descend(optimizer: Optimizer, loss: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Trained networks that come with the package, each checked against its SHA-256 before it is read.
 
-`weights/registry.json` says of every network how to build it, its file and hash, and the recipe, seed, library
-version and measured results (`companion.training` wrote it). Weights are safetensors, fp16 on disk.
+`weights/registry.json` says of every network how to build it, its file and hash, and the recipe, seed,
+library version and measured results (`companion.training` wrote it). Weights are safetensors, fp16 on disk.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def card(name: str, *, folder: Path | str = WEIGHTS) -> dict:
 def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     """A trained network, float32, on the CPU, in evaluation mode, its parameters frozen.
 
-    Generators map (n, latent_dim) to (n, *image) and carry `.latent_dim`; classifiers map (n, *image) to logits.
+    Generators map (n, latent_dim) to (n, *image) and carry `.latent_dim`; classifiers map (n, *image) to
+    logits (n, K).
 
     Args:
         name: one of `names()`, e.g. "digits/generator".
@@ -70,8 +71,10 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
             f"the weights of {name!r} are damaged or were replaced: {path} has SHA-256 {found}, "
             f"the registry says {entry['sha256']}; {remedy}"
         )
-    network = build(entry["architecture"])
-    network.load_state_dict({key: value.to(torch.float32) for key, value in parse_weights(content).items()})
+    weights = {key: value.to(torch.float32) for key, value in parse_weights(content).items()}
+    with torch.device("meta"):  # no memory and no random numbers spent on weights that are replaced at once
+        network = build(entry["architecture"])
+    network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
 
 

@@ -35,7 +35,12 @@ def digits_linear() -> nn.Sequential:
 def digits_mlp(*, width: int) -> nn.Sequential:
     """Images (n, 1, 8, 8) to logits (n, 10): two hidden layers."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+        nn.Flatten(),
+        nn.Linear(64, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, 10),
     )
 
 
@@ -56,12 +61,12 @@ def digits_cnn(*, width: int) -> nn.Sequential:
 
 
 def digits_critic(*, width: int) -> nn.Sequential:
-    """Images (n, 1, 8, 8) to one score (n, 1): the generator's opponent in training, not shipped."""
+    """Images (n, 1, 8, 8) to (n, 11): a score for real or generated, then ten logits; not shipped."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(64, width),
         nn.LeakyReLU(0.2),
         nn.Linear(width, width),
         nn.LeakyReLU(0.2),
-        nn.Linear(width, 1),
+        nn.Linear(width, 11),
     )

@@ -20,7 +20,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features (n, k) and (m, k).
 
     Source:
-        D. C. Dowson and B. V. Landau, Journal of Multivariate Analysis 12, 1982; tr √(AB) from the eigenvalues of AB.
+        D. C. Dowson and B. V. Landau, Journal of Multivariate Analysis 12, 1982; tr √(AB) is the sum of the
+        square roots of the eigenvalues of AB.
     """
     first, second = first.double(), second.double()
     a, b = torch.cov(first.T), torch.cov(second.T)
@@ -29,7 +30,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 def two_sample_accuracy(first: Tensor, second: Tensor, *, folds: int = 10, seed: int = 0) -> dict:
-    """Classifier two-sample test: how often a fresh classifier tells two sets of images apart (0.5: it cannot).
+    """Classifier two-sample test: how often a fresh classifier tells two sets apart (0.5: it cannot).
 
     A support-vector machine is fitted on all folds but one and judged on that one, for every fold in turn.
 
@@ -68,11 +69,11 @@ def generator_report(generator: nn.Module, judge: nn.Sequential, data: Digits, *
     """Generated digits beside real ones, as `judge` (the convolutional classifier) and others see them.
 
     Returns:
-        `class_probabilities` over 10⁵ latents; for `generated` and for held-out `real` images the judge's agreement
-        with an independent support-vector machine and its mean top probability; two-sample accuracies and Fréchet
-        distances to the held-out scans, each beside what real training scans get; the distance to the nearest
-        training scan (memorising would make it small); quantiles of the Jacobian's largest singular value over 10³
-        latents.
+        `class_probabilities` over 10⁵ latents; for `generated` and for held-out `real` images the judge's
+        agreement with an independent support-vector machine and its mean top probability; two-sample
+        accuracies and Fréchet distances to the held-out scans, each beside what real training scans get; the
+        distance to the nearest training scan (memorising would make it small); quantiles of the Jacobian's
+        largest singular value over 10³ latents.
     """
     from sklearn.svm import SVC
 
@@ -100,7 +101,7 @@ def generator_report(generator: nn.Module, judge: nn.Sequential, data: Digits, *
     sigma = lipschitz_at(generator, latents[:1_000])
     subset = torch.randperm(len(train), generator=random)[: len(real)]
     return {
-        "class_probabilities": (torch.bincount(labels, minlength=10) / len(labels)).tolist(),
+        "class_probabilities": (torch.bincount(labels, minlength=10).double() / len(labels)).tolist(),
         "generated": seen_by_judges(images),
         "real": seen_by_judges(real),
         "two_sample": {

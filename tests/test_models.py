@@ -1,0 +1,149 @@
+"""The shipped networks: they load only if they are the ones that were measured, and measure as stated."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from companion import models
+from companion.data import digits
+from companion.models import quality
+
+CLASSIFIERS = ["digits/cnn", "digits/linear", "digits/mlp"]
+GENERATOR = "digits/generator"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the shipped weights that a test may damage."""
+    return shutil.copytree(models.WEIGHTS, tmp_path / "weights")
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = models.load(GENERATOR)
+    return generator(torch.randn(2_000, generator.latent_dim, generator=torch.Generator().manual_seed(1)))
+
+
+def test_names():
+    assert models.names() == ("digits/cnn", "digits/generator", "digits/linear", "digits/mlp")
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_loaded_networks_are_frozen_float32_sequentials_in_eval_mode(name):
+    network = models.load(name)
+    assert isinstance(network, nn.Sequential)
+    assert not any(module.training for module in network.modules())
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_loading_twice_gives_equal_but_separate_networks(name):
+    first, second = models.load(name).state_dict(), models.load(name).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first | second)
+    assert all(first[key].data_ptr() != second[key].data_ptr() for key in first)
+
+
+def test_loading_leaves_the_global_random_state_alone():
+    before = torch.random.get_rng_state()
+    models.load(GENERATOR)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_generator_makes_images(images):
+    assert images.shape == (2_000, 1, 8, 8)
+    assert images.min() >= 0 and images.max() <= 1
+    assert models.load(GENERATOR)(torch.zeros(0, models.load(GENERATOR).latent_dim)).shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_give_ten_logits(name, images):
+    assert models.load(name)(images).shape == (2_000, 10)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_registry_states_the_true_accuracies(name):
+    found = quality.classifier_report(models.load(name), digits())
+    assert found == pytest.approx(models.card(name)["results"])
+
+
+@pytest.mark.parametrize(("kind", "least"), [("linear", 0.95), ("mlp", 0.975), ("cnn", 0.985)])
+def test_classifiers_are_good(kind, least):
+    assert models.card(f"digits/{kind}")["results"]["held_out_accuracy"] >= least
+
+
+def test_registry_states_the_true_class_probabilities(images):
+    stated = torch.tensor(models.card(GENERATOR)["results"]["class_probabilities"], dtype=torch.float64)
+    assert stated.sum().item() == pytest.approx(1, abs=1e-12)
+    counted = torch.bincount(models.load("digits/cnn")(images).argmax(1), minlength=10) / len(images)
+    deviation = (stated * (1 - stated) / len(images)).sqrt()
+    assert ((counted - stated).abs() <= 4.5 * deviation).all()
+    assert stated.min() > 0.05 and stated.max() < 0.15
+
+
+def test_registry_states_the_true_quality():
+    stated = models.card(GENERATOR)["results"]
+    found = quality.generator_report(models.load(GENERATOR), models.load("digits/cnn"), digits())
+    for group in ("generated", "real", "frechet"):
+        assert found[group] == pytest.approx(stated[group], rel=0.01)
+    assert found["jacobian_norm"]["values"] == pytest.approx(stated["jacobian_norm"]["values"], rel=0.01)
+    assert found["two_sample"]["generated"]["accuracy"] == pytest.approx(
+        stated["two_sample"]["generated"]["accuracy"], abs=0.01
+    )
+
+
+def test_card_is_a_copy():
+    models.card(GENERATOR)["results"].clear()
+    assert models.card(GENERATOR)["results"]
+
+
+@pytest.mark.parametrize("name", ["digits/resnet", "", None, 3])
+def test_unknown_name(name):
+    with pytest.raises(ValueError, match="name must be one of digits/cnn, .* got"):
+        models.load(name)
+
+
+def test_replaced_weights_are_refused(folder):
+    path = folder / models.card(GENERATOR)["file"]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match="SHA-256 .* the registry says .* python -m companion train"):
+        models.load(GENERATOR, folder=folder)
+
+
+def test_truncated_weights_are_refused_before_parsing(folder, monkeypatch):
+    monkeypatch.setattr(models, "parse_weights", lambda content: pytest.fail("parsed before checked"))
+    path = folder / models.card(GENERATOR)["file"]
+    path.write_bytes(path.read_bytes()[:1_000])
+    with pytest.raises(RuntimeError, match="damaged or were replaced"):
+        models.load(GENERATOR, folder=folder)
+
+
+def test_missing_weights(folder):
+    (folder / models.card(GENERATOR)["file"]).unlink()
+    with pytest.raises(FileNotFoundError, match="weights of 'digits/generator' are missing: .* reinstall"):
+        models.load(GENERATOR, folder=folder)
+
+
+def test_missing_registry(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no registry of models"):
+        models.names(folder=tmp_path)
+
+
+def test_frechet_distance_of_shifted_copies():
+    features = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
+    assert quality.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
+    assert quality.frechet_distance(features, features + 2) == pytest.approx(24, rel=1e-4)
+
+
+def test_two_sample_test_sees_a_difference_and_only_a_difference():
+    random = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 300, 1, 4, 4, generator=random)
+    assert quality.two_sample_accuracy(first, second)["low"] < 0.5
+    assert quality.two_sample_accuracy(first, second + 1)["low"] > 0.9
+    with pytest.raises(ValueError, match="second must have as many images"):
+        quality.two_sample_accuracy(first, second[1:])
