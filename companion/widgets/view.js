@@ -146,7 +146,7 @@ export function live({ model, names, box, draw, summary, status }) {
 }
 
 export const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-export const round = (value, step) => Math.round(value / step) * step;
+export const round = (value, step) => +(Math.round(value / step) * step).toFixed(6);
 
 // Three significant figures, as a person writes them: 0.0158, 12.5, 1.2·10⁻⁷, ∞.
 export function show(value) {
