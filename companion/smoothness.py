@@ -413,7 +413,7 @@ def _affine_norm(run: list[nn.Module], x: Tensor) -> float:
     """An upper bound on the operator norm of affine layers applied one after the other to inputs shaped like `x`."""
     affine = nn.Sequential(*run)
     with torch.no_grad():
-        offset = affine(x)
+        offset = affine(torch.zeros_like(x))
         if x.numel() * offset.numel() <= _DENSE_ENTRIES:
             basis = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape[1:])
             matrix = (affine(basis) - offset).flatten(1)
