@@ -89,19 +89,20 @@ function planePicture({ angle, offset, z }) {
   );
   if (found.boundary !== null) {
     const end = on(found.boundary);
-    const turn = found.boundary > z ? 1 : -1;
-    // The name of r_in goes inside the triangle of the three points where there is room.
-    const roomy = (R * found.unconstrained * Math.hypot(end[0] - foot[0], end[1] - foot[1])) / Math.hypot(end[0] - x[0], end[1] - x[1]) > 42;
+    // Names stand outside the triangle of x, foot and end; that of r_in inside, where there is room.
+    const cross = (end[0] - x[0]) * (foot[1] - x[1]) - (end[1] - x[1]) * (foot[0] - x[0]);
+    const turn = cross < 0 ? -1 : 1;
+    const roomy = Math.abs(cross) / Math.hypot(end[0] - x[0], end[1] - x[1]) > 42;
     parts.push(
       stroke(sweep(z, found.boundary, 1.13), COLOURS.latent, 4),
       stroke(path(x, end), COLOURS.inDistribution, 4),
       stroke(path(x, foot), COLOURS.unconstrained, 4),
       svg("circle", { cx: end[0], cy: end[1], r: 5, fill: "var(--paper)", stroke: "var(--ink)", "stroke-width": 2 }),
-      ...label(x, end, "r", "in", roomy ? -turn : turn),
-      ...label(x, foot, "r", "unc", -turn * 1.25),
+      ...label(x, end, "r", "in", roomy ? turn : -turn),
+      ...label(x, foot, "r", "unc", turn * 1.25),
     );
     const middle = on((z + found.boundary) / 2, 1.27);
-    if (found.latent > 0.05) parts.push(named(...middle, "r", "Z"));
+    if (found.latent > 0.09) parts.push(named(...middle, "r", "Z"));
   } else parts.push(stroke(path(x, foot), COLOURS.unconstrained, 4), ...label(x, foot, "r", "unc", 1.2));
   parts.push(
     ...dot(x, colour[found.label], "x"),
@@ -124,16 +125,12 @@ function latentPicture({ angle, offset, z }, width) {
     const points = Array.from({ length: steps + 1 }, (_, k) => from + ((to - from) * k) / steps);
     return `M${px(from)} ${BASE}` + points.map((v) => `L${px(v)} ${py(v)}`).join("") + `L${px(to)} ${BASE}Z`;
   };
-  const parts = [];
-  const fill = (from, to, colour) => {
-    const [a, b] = [Math.max(from, -SPAN), Math.min(to, SPAN)];
-    if (a < b) parts.push(svg("path", { d: area(a, b), fill: colour, opacity: 0.8 }));
-  };
+  const stripes = svg("g", { opacity: 0.8 }, svg("path", { d: area(-SPAN, SPAN), fill: COLOURS.class0 }));
   for (let turn = -4; turn <= 4; turn++) {
-    const [a, b] = [turn + centre - halfWidth, turn + centre + halfWidth];
-    fill(a, b, COLOURS.class1);
-    fill(b, a + 1, COLOURS.class0);
+    const [a, b] = [Math.max(turn + centre - halfWidth, -SPAN), Math.min(turn + centre + halfWidth, SPAN)];
+    if (a < b) stripes.append(svg("path", { d: area(a, b), fill: COLOURS.class1 }));
   }
+  const parts = [stripes];
   parts.push(svg("path", { d: `M0 ${BASE}H${width}`, stroke: "var(--muted)", "stroke-width": 1 }));
   for (let tick = -2; tick <= 2; tick++)
     parts.push(
@@ -226,7 +223,7 @@ function render({ model, el }) {
     const { angle, offset, z } = state();
     const r = radii(angle, offset, z);
     const fraction = percent(classProbabilities(angle, offset)[r.label]);
-    if (r.boundary === null) return `The line misses the circle: every point is in class ${r.label}, and no point of the circle is adversarial.`;
+    if (r.boundary === null) return `The line does not cut the circle: every point is in class ${r.label}, and no point of the circle is adversarial.`;
     return `x is in class ${r.label} (${fraction} of the data). The nearest point of the other class is ${radius(r.unconstrained)} away in the plane, ` +
       `${radius(r.inDistribution)} away on the circle; in latent space z must move by ${radius(r.latent)}.`;
   };
