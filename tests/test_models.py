@@ -75,24 +75,25 @@ def test_classifiers_are_good(kind, least):
     assert models.card(f"digits/{kind}")["results"]["held_out_accuracy"] >= least
 
 
-def test_registry_states_the_true_class_probabilities(images):
-    stated = torch.tensor(models.card(GENERATOR)["results"]["class_probabilities"], dtype=torch.float64)
-    assert stated.sum().item() == pytest.approx(1, abs=1e-12)
-    counted = torch.bincount(models.load("digits/cnn")(images).argmax(1), minlength=10) / len(images)
-    deviation = (stated * (1 - stated) / len(images)).sqrt()
-    assert ((counted - stated).abs() <= 4.5 * deviation).all()
-    assert stated.min() > 0.05 and stated.max() < 0.15
-
-
 def test_registry_states_the_true_quality():
     stated = models.card(GENERATOR)["results"]
     found = quality.generator_report(models.load(GENERATOR), models.load("digits/cnn"), digits())
+    assert found["class_probabilities"] == pytest.approx(stated["class_probabilities"], abs=1e-4)
     for group in ("generated", "real", "frechet"):
-        assert found[group] == pytest.approx(stated[group], rel=0.01)
-    assert found["jacobian_norm"]["values"] == pytest.approx(stated["jacobian_norm"]["values"], rel=0.01)
-    assert found["two_sample"]["generated"]["accuracy"] == pytest.approx(
-        stated["two_sample"]["generated"]["accuracy"], abs=0.01
-    )
+        assert found[group] == pytest.approx(stated[group], rel=1e-3)
+    assert found["jacobian_norm"]["values"] == pytest.approx(stated["jacobian_norm"]["values"], rel=1e-3)
+    for side in ("generated", "real"):
+        assert found["two_sample"][side] == pytest.approx(stated["two_sample"][side], abs=5e-3)
+
+
+def test_generator_is_balanced_readable_and_does_not_memorise():
+    results = models.card(GENERATOR)["results"]
+    assert sum(results["class_probabilities"]) == pytest.approx(1, abs=1e-12)
+    assert 0.08 < min(results["class_probabilities"]) and max(results["class_probabilities"]) < 0.12
+    assert results["generated"]["agreement"] > 0.95
+    assert results["two_sample"]["generated"]["accuracy"] < 0.7
+    distance = results["nearest_training_distance"]
+    assert distance["generated"][2] > 0.9 * distance["real"][2]
 
 
 def test_card_is_a_copy():

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from companion.data import Digits
 from companion.smoothness import lipschitz_at
 
+LATENTS = 100_000
+
 
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of `images` (n, *image) that `classifier` gives the label of `labels` (n,)."""
@@ -95,7 +97,7 @@ def generator_report(generator: nn.Module, judge: nn.Sequential, data: Digits, *
         distance = torch.cdist(images.flatten(1), train.flatten(1)).amin(1)
         return _quantiles(distance, (0.0, 0.05, 0.5, 0.95))
 
-    latents = torch.randn(100_000, generator.latent_dim, generator=random)
+    latents = torch.randn(LATENTS, generator.latent_dim, generator=random)
     labels = torch.cat([judge(generator(z)).argmax(1) for z in latents.split(5_000)])
     images = generator(latents[:10_000])
     sigma = lipschitz_at(generator, latents[:1_000])
