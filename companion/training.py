@@ -1,8 +1,9 @@
 """The recipe behind the shipped digits networks: `python -m companion train digits --out DIR`.
 
 Everything is seeded. A run that was killed goes on from its last checkpoint when the same command is given
-again, and ends with the same weights as an unbroken one. In DIR it leaves the weights, `registry.json`, one
-log per network (JSON lines) and the checkpoints, which may be deleted.
+again, and ends with the same weights as an unbroken one: to the bit, given the same torch, processor and
+number of threads. In DIR it leaves the weights, `registry.json`, one log per network (JSON lines) and the
+checkpoints, which may be deleted.
 """
 
 from __future__ import annotations
