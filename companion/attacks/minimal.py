@@ -96,97 +96,162 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None) -
     rows = torch.nonzero(~_misclassified(classifier, x, y))[:, 0]
     if not len(rows):
         return result
-    shape = x.shape[1:]
+    shape, logits_count = x.shape[1:], classifier(x[:1]).shape[1]
 
     def flat_classifier(points: Tensor) -> Tensor:
         return classifier(points.reshape(-1, *shape))
 
     origin, label = x[rows].flatten(1), y[rows]
-    best = _reach(flat_classifier, origin, label, max(1, steps // 3), bounds)
+    # Classes compete only where the budget leaves something for them: one gradient a class, three a candidate.
+    rivals = min(_RIVALS, steps // 8, logits_count - 1) if steps >= 16 else 0
+    candidates = min(_CANDIDATES, rivals)
+    left = steps - rivals - 3 * candidates
+    best, spent = _reach(flat_classifier, origin, label, left, bounds)
+    left = left - spent
     if start is not None:
         best = _nearer(flat_classifier, origin, label, best, start[rows])
-    found = torch.nonzero((best != origin).any(1))[:, 0]
-    rows, origin, label, best = rows[found], origin[found], label[found], best[found]
-    if len(rows):
-        best = _pull(flat_classifier, origin, label, best, 12)
-        best = _explore(flat_classifier, origin, label, best, steps // 3, bounds)
-        best = _refine(flat_classifier, origin, label, best, steps - 2 * (steps // 3), bounds)
-        best = _pull(flat_classifier, origin, label, best, 20)
-        result[rows] = best.reshape(-1, *shape)
+    if rivals:
+        best = _compete(flat_classifier, origin, label, best, rivals, candidates, bounds)
+    best = _pull(flat_classifier, origin, label, best, 12)
+    # Refined before as well as after, so that exploring leaves a good minimum only for a better one.
+    best = _refine(flat_classifier, origin, label, best, left // 4, bounds)
+    best = _explore(flat_classifier, origin, label, best, left // 2, bounds)
+    best = _refine(flat_classifier, origin, label, best, left - left // 2 - left // 4, bounds)
+    best = _pull(flat_classifier, origin, label, best, 20)
+    result[rows] = best.reshape(-1, *shape)
     return result
 
 
-def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> Tensor:
-    """A point over the boundary for each row, by Newton steps on the margin; rows that find none keep `origin`.
+# Classes whose boundaries are compared at the clean point, and how many of the nearest are followed.
+_RIVALS, _CANDIDATES = 9, 3
+
+
+def _compete(classifier, origin: Tensor, y: Tensor, best: Tensor, rivals: int, candidates: int, bounds) -> Tensor:
+    """The nearest of `best` and points over the boundaries to other classes, each followed from the clean point.
+
+    Which class is nearest is not which has the largest logit: the linearised distance decides which are followed.
+    """
+    with torch.no_grad():
+        logits = classifier(origin)
+    order = logits.scatter(1, y[:, None], -torch.inf).topk(rivals, dim=1).indices
+    points, distances = [], []
+    for target in order.T:
+        value, normal = _towards(classifier, origin, y, target)
+        point = _project(origin, normal, (normal * origin).sum(1) - value, bounds)
+        distance = (point - origin).norm(dim=1)
+        # A boundary that the box hides is nobody's nearest.
+        reached = (normal * (point - origin)).sum(1) >= -value * (1 - 1e-3)
+        points.append(point)
+        distances.append(torch.where(reached, distance, torch.inf))
+    nearest = torch.stack(distances, 1).topk(candidates, dim=1, largest=False).indices
+    points = torch.stack(points, 1)
+    every = torch.arange(len(origin), device=origin.device)
+    for choice in nearest.T:
+        target, point = order[every, choice], points[every, choice]
+        for _ in range(3):
+            value, normal = _towards(classifier, point, y, target)
+            aim = 1e-4 * (point - origin).norm(dim=1) * normal.norm(dim=1)
+            point = _project(origin, normal, (normal * point).sum(1) - value + aim, bounds)
+            best = _nearer(classifier, origin, y, best, point)
+            # A boundary bent away is met a little farther along the ray.
+            best = _nearer(classifier, origin, y, best, _clip(origin + 1.05 * (point - origin), bounds))
+    return best
+
+
+def _towards(classifier, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The logit of class `target` less that of class `y` (n,), and its gradient (n, pixels)."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = classifier(x)
+        value = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+        require_gradient(value)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), _escape(gradient)
+
+
+# Newton steps after which a row that is not over the boundary is left to `_explore`.
+_REACH = 20
+
+
+def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[Tensor, Tensor]:
+    """Newton steps on the margin: for each row a point over the boundary, or `origin`, and the gradients it took.
 
     A step is taken only where the margin along it follows its linear prediction within a factor of two, at a
     sixteenth, an eighth, a quarter, a half and all of it; else an eighth of it is tried.
     """
-    result, point, rows = origin.clone(), origin.clone(), torch.arange(len(origin), device=origin.device)
+    result, point = origin.clone(), origin.clone()
+    spent = torch.full_like(y, min(steps, _REACH))
+    rows = torch.arange(len(origin), device=origin.device)
     fractions = (0.0625, 0.125, 0.25, 0.5, 1.0)
-    for iteration in range(steps):
+    for iteration in range(min(steps, _REACH)):
         if not len(rows):
             break
         label = y[rows]
         before, _, gradient = margin_and_gradient(classifier, point, label)
+        flat = _vanished(gradient)
         gradient = _escape(gradient)
-        step = gradient * (1.05 * before.abs() / gradient.square().sum(1))[:, None]
-        predicted = 1.05 * before.abs()
+        # On a flat spot nothing can be predicted: leave it along the escape direction, farther every time.
+        reach = before.abs() * torch.where(flat, 2.0**iteration, 1.05)
+        step = _project(point, gradient, (gradient * point).sum(1) + reach, bounds) - point
         trying = torch.arange(len(rows), device=origin.device)
         for trial in range(12):
-            there = [_clip(point[trying] + f * step[trying], bounds) for f in fractions]
+            # An eighth of the step for each trial, and fractions of that.
+            there = torch.stack([point[trying] + f * 8.0**-trial * step[trying] for f in fractions])
             with torch.no_grad():
                 logits = [classifier(p) for p in there]
-            margins = [margin(out, label[trying]) for out in logits]
+            margins = torch.stack([margin(out, label[trying]) for out in logits])
             over = torch.stack([m > slack(out) for m, out in zip(margins, logits, strict=True)])
-            gains = torch.stack(
-                [(m - before[trying]) / (f * predicted[trying]) for m, f in zip(margins, fractions, strict=True)]
-            )
-            # In a corner of the box the gain falls short of the prediction; the last iteration takes what it gets.
-            trusted = ((gains > 0.5) & (gains < 2)).all(0) | (trial == 11) | (iteration == steps - 1)
-            first = over.int().argmax(0)
-            stack = torch.stack(there)
-            landed = torch.where(over.any(0), first, len(fractions) - 1)
-            chosen = stack[landed, torch.arange(len(trying), device=origin.device)]
+            predicted = torch.einsum("fnm,nm->fn", there - point[trying], gradient[trying])
+            gains = (margins - before[trying]) / predicted
+            last = trial == 11 or iteration == min(steps, _REACH) - 1
+            trusted = ((gains > 0.5) & (gains < 2)).all(0) | flat[trying] | last
+            landed = torch.where(over.any(0), over.int().argmax(0), len(fractions) - 1)
+            chosen = there[landed, torch.arange(len(trying), device=origin.device)]
             point[trying[trusted]] = chosen[trusted]
             crossed = trusted & over.any(0)
             result[rows[trying[crossed]]] = chosen[crossed]
-            step[trying] = step[trying] / 8
-            predicted[trying] = predicted[trying] / 8
+            spent[rows[trying[crossed]]] = iteration + 1
             trying = trying[~trusted]
             if not len(trying):
                 break
         going = (result[rows] == origin[rows]).all(1)
         rows, point = rows[going], point[going]
-    return result
+    return result, spent
 
 
-def _explore(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: int, bounds) -> Tensor:
+def _explore(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor, bounds) -> Tensor:
     """Normalised margin steps on a sphere around the clean point whose radius adapts to the verdict."""
-    radius = (best - origin).norm(dim=1)
-    scale, point = radius.clone(), best
-    best_radius = radius.clone()
-    for iteration in range(steps):
-        _, over, gradient = margin_and_gradient(classifier, point, y)
-        distance = (point - origin).norm(dim=1)
-        better = over & (distance < best_radius)
-        best = torch.where(better[:, None], point, best)
-        best_radius = torch.where(better, distance, best_radius)
-        rate = 0.5 * (1 + math.cos(math.pi * iteration / steps)) * 0.6 + 0.01
-        radius = torch.where(over, torch.minimum(radius, best_radius) * 0.95, radius * 1.05)
-        moved = point - origin + (rate * scale)[:, None] * normalize(_escape(gradient), dim=1)
-        point = _clip(origin + radius[:, None] * normalize(moved, dim=1), bounds)
-    if steps:
-        best = _nearer(classifier, origin, y, best, point)
-    return best
+    best, point = best.clone(), best.clone()
+    best_radius = (best - origin).norm(dim=1)
+    found = best_radius > 0
+    # Rows without an adversarial point yet start at the predicted distance, and grow fast until they have one.
+    value, _, gradient = margin_and_gradient(classifier, origin, y)
+    radius = torch.where(found, best_radius, value.abs() / _escape(gradient).norm(dim=1))
+    scale, best_radius = radius.clone(), torch.where(found, best_radius, torch.inf)
+    for iteration in range(int(steps.max())):
+        rows = torch.nonzero(iteration < steps)[:, 0]
+        clean, label, at = origin[rows], y[rows], point[rows]
+        _, over, gradient = margin_and_gradient(classifier, at, label)
+        distance = (at - clean).norm(dim=1)
+        better = over & (distance < best_radius[rows])
+        best[rows[better]], best_radius[rows[better]] = at[better], distance[better]
+        # The cosine falls from a bold first step, 0.6 of the first radius, to a fine last one.
+        rate = 0.3 * (1 + torch.cos(math.pi * iteration / steps[rows])) + 0.01
+        growth = torch.where(best_radius[rows].isfinite(), 1.05, 1.3)
+        shrunk = 0.95 * torch.minimum(radius[rows], best_radius[rows])
+        radius[rows] = torch.where(over, shrunk, growth * radius[rows])
+        moved = at - clean + (rate * scale[rows])[:, None] * normalize(_escape(gradient), dim=1)
+        point[rows] = _clip(clean + radius[rows, None] * normalize(moved, dim=1), bounds)
+    return _nearer(classifier, origin, y, best, point)
 
 
-def _refine(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: int, bounds) -> Tensor:
+def _refine(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor, bounds) -> Tensor:
     """Projections on the linearised boundary, each pulled back to the boundary, until a row no longer improves."""
     best = best.clone()
     rows = torch.arange(len(best), device=best.device)
     step = torch.ones(len(best), dtype=best.dtype, device=best.device)
-    for _ in range(steps):
+    for iteration in range(int(steps.max())):
+        rows = rows[(step[rows] > 1e-3) & (iteration < steps[rows])]
         if not len(rows):
             break
         clean, label, point = origin[rows], y[rows], best[rows]
@@ -195,27 +260,21 @@ def _refine(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: int, bou
         radius = (point - clean).norm(dim=1)
         # Aim a little beyond the boundary, so that rounding does not decide the verdict.
         aim = 1e-5 * radius * normal.norm(dim=1)
-        level = (normal * point).sum(1) - value + aim
-        target = _project(clean, normal, level, bounds)
+        target = _project(clean, normal, (normal * point).sum(1) - value + aim, bounds)
         trial = point + step[rows, None] * (target - point)
+        # A Newton correction along the same normal where the boundary has curved away.
         with torch.no_grad():
-            missing = aim - margin(classifier(trial), label)
-        # Newton correction along the same normal where the boundary has curved away.
-        trial = torch.where(
-            (missing > 0)[:, None],
-            _clip(trial + normal * (missing / normal.square().sum(1))[:, None], bounds),
-            trial,
-        )
+            missing = (aim - margin(classifier(trial), label)).clamp(min=0)
+        trial = _clip(trial + normal * (missing / normal.square().sum(1))[:, None], bounds)
         shorter = (trial - clean).norm(dim=1) < radius * (1 - 1e-7)
         accepted = shorter & fooled(classifier, trial, label)
         best[rows[accepted]] = trial[accepted]
         step[rows] = torch.where(accepted, (2 * step[rows]).clamp(max=1), step[rows] / 3)
-        rows = rows[step[rows] > 1e-3]
     return best
 
 
 def _project(x: Tensor, normal: Tensor, level: Tensor, bounds) -> Tensor:
-    """The nearest point to `x` with ⟨normal, p⟩ ≥ level, inside the box: clip(x + λ normal) for the least such λ ≥ 0."""
+    """The nearest point to `x` in the box with ⟨normal, p⟩ ≥ level: clip(x + λ normal) for the least such λ ≥ 0."""
     missing = (level - (normal * x).sum(1)).clamp(min=0)
     step = missing / normal.square().sum(1)
     if bounds is None:
@@ -250,13 +309,17 @@ def _nearer(classifier, origin: Tensor, y: Tensor, best: Tensor, other: Tensor) 
     return torch.where(wanted[:, None], other, best)
 
 
-def _escape(gradient: Tensor) -> Tensor:
-    """The gradients (n, m), with a fixed direction, the same in every batch, in place of vanished or infinite ones."""
+def _vanished(gradient: Tensor) -> Tensor:
+    """Which gradients (n,) are zero or not finite."""
     length = gradient.norm(dim=1)
-    bad = ~length.isfinite() | (length < 1e3 * torch.finfo(gradient.dtype).tiny)
+    return ~length.isfinite() | (length < 1e3 * torch.finfo(gradient.dtype).tiny)
+
+
+def _escape(gradient: Tensor) -> Tensor:
+    """The gradients (n, m), with one fixed direction, the same in every batch, in place of those that vanished."""
     draws = torch.Generator().manual_seed(0)
     direction = torch.randn(gradient.shape[1], generator=draws, dtype=torch.float64).to(gradient)
-    return torch.where(bad[:, None], normalize(direction, dim=0), gradient)
+    return torch.where(_vanished(gradient)[:, None], normalize(direction, dim=0), gradient)
 
 
 def _logits_and_gradients(classifier, x: Tensor) -> tuple[Tensor, Tensor]:
