@@ -170,7 +170,7 @@ def _towards(classifier, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, 
 
 
 # Newton steps after which a row that is not over the boundary is left to `_explore`.
-_REACH = 20
+_REACH = 30
 
 
 def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[Tensor, Tensor]:
@@ -186,6 +186,10 @@ def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[T
     for iteration in range(min(steps, _REACH)):
         if not len(rows):
             break
+        last = iteration == min(steps, _REACH) - 1
+        if last:
+            # No gradient is left: whatever is over the boundary in this direction will do.
+            fractions = (0.5, 1.0, 2.0, 4.0, 16.0)
         label = y[rows]
         before, _, gradient = margin_and_gradient(classifier, point, label)
         flat = _vanished(gradient)
@@ -196,15 +200,14 @@ def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[T
         trying = torch.arange(len(rows), device=origin.device)
         for trial in range(12):
             # An eighth of the step for each trial, and fractions of that.
-            there = torch.stack([point[trying] + f * 8.0**-trial * step[trying] for f in fractions])
+            there = torch.stack([_clip(point[trying] + f * 8.0**-trial * step[trying], bounds) for f in fractions])
             with torch.no_grad():
                 logits = [classifier(p) for p in there]
             margins = torch.stack([margin(out, label[trying]) for out in logits])
             over = torch.stack([m > slack(out) for m, out in zip(margins, logits, strict=True)])
             predicted = torch.einsum("fnm,nm->fn", there - point[trying], gradient[trying])
             gains = (margins - before[trying]) / predicted
-            last = trial == 11 or iteration == min(steps, _REACH) - 1
-            trusted = ((gains > 0.5) & (gains < 2)).all(0) | flat[trying] | last
+            trusted = ((gains > 0.5) & (gains < 2)).all(0) | flat[trying] | last | (trial == 11)
             landed = torch.where(over.any(0), over.int().argmax(0), len(fractions) - 1)
             chosen = there[landed, torch.arange(len(trying), device=origin.device)]
             point[trying[trusted]] = chosen[trusted]
