@@ -30,6 +30,7 @@ CLASSES = CLASS_0, CLASS_1 = "#1490EC", "#B63A2F"
 BOUND = INK
 MEASURED = "#E82A62"
 LATENT, IN_DISTRIBUTION, UNCONSTRAINED = "#924997", "#2F9E86", "#BF8700"
+_RADII = {"latent": LATENT, "in-distribution": IN_DISTRIBUTION, "unconstrained": UNCONSTRAINED}
 
 # At 5.6 inches, 12 points are still 10 pixels when a phone shows the figure 340 pixels wide.
 STYLE = {
@@ -110,8 +111,8 @@ def triptych(original, adversarial: Mapping[str, object], *, labels: Mapping[str
 
     Args:
         original: n images, of a shape that `image_grid` takes.
-        adversarial: name of a row -> images of the shape of `original`. The names "in-distribution" and
-            "unconstrained" are framed in the colour of their radius.
+        adversarial: name of a row -> images of the shape of `original`. The names "latent",
+            "in-distribution" and "unconstrained" are framed in the colour of their radius.
         labels: name of a row, or "original" -> n labels to write under the images, before the distance.
 
     Returns:
@@ -131,7 +132,7 @@ def triptych(original, adversarial: Mapping[str, object], *, labels: Mapping[str
     count = len(rows["original"])
     figure, axes = _cells(len(rows), count, titled=True)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        colour = {"in-distribution": IN_DISTRIBUTION, "unconstrained": UNCONSTRAINED}.get(name, MUTED)
+        colour = _RADII.get(name, MUTED)
         names = _names(f"labels[{name!r}]", labels.get(name), count)
         for axis, picture, start, label in zip(line, pictures, rows["original"], names, strict=True):
             _show(axis, picture, frame=colour)
@@ -255,6 +256,62 @@ def bound_plot(axis: Axes, eta, bound, measured=None, *, interval=None, name: st
     axis.set(xlim=(eta.min(), eta.max()), ylim=(0, 1.02), xlabel="η", ylabel="fraction within η")
     axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1.6, columnspacing=1.2)
+
+
+def bracket(axis: Axes, lower: Mapping[str, float], upper: Mapping[str, float]) -> None:
+    """One positive number: what bounds it from below and from above, and the room that leaves it.
+
+    Args:
+        axis: where to draw; its horizontal axis becomes logarithmic.
+        lower: name -> a positive number that the unknown one reaches at least.
+        upper: name -> a positive number that it does not exceed.
+
+    Raises:
+        ValueError: if lower or upper is empty, a number is not positive, or a lower one exceeds an upper.
+    """
+    if not lower or not upper:
+        raise ValueError(f"lower and upper must each hold a number, got {len(lower)} and {len(upper)}")
+    below = [check.positive(f"lower[{name!r}]", value) for name, value in lower.items()]
+    above = [check.positive(f"upper[{name!r}]", value) for name, value in upper.items()]
+    if max(below) > min(above):
+        raise ValueError(f"lower must not exceed upper, got {max(below):g} and {min(above):g}")
+    axis.axvspan(max(below), min(above), color=IN_DISTRIBUTION, alpha=0.13, linewidth=0)
+    middle = math.sqrt(max(below) * min(above))
+    axis.text(middle, -0.75, "the truth is here", color=INK, ha="center", va="center", fontsize=11)
+    for row, value in enumerate([*below, *above]):
+        marker, colour, away, side = (
+            (">", MEASURED, -10, "right") if row < len(below) else ("<", BOUND, 10, "left")
+        )
+        axis.plot(value, row, marker=marker, color=colour, markersize=11)
+        text = f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+        axis.annotate(text, (value, row), (away, 0), textcoords="offset points", ha=side, va="center")
+    rows = len(below) + len(above)
+    axis.set(xscale="log", xlim=(min(below) / 10, max(above) * 10), ylim=(rows - 0.5, -1.2))
+    axis.set_yticks(range(rows), [*lower, *upper])
+    axis.tick_params(axis="y", length=0)
+
+
+def regions(axis: Axes, classifier, *, xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
+    """The two classes of a classifier of the plane as coloured regions, and the boundary between them.
+
+    Args:
+        axis: where to draw, with one scale for both directions.
+        classifier: (n, 2) -> (n, 2) logits.
+        xlim: (low, high), what to show horizontally.
+        ylim: (low, high), what to show vertically.
+
+    Raises:
+        ValueError: if `classifier` does not return two logits.
+    """
+    x, y = torch.linspace(*xlim, 400, dtype=torch.float64), torch.linspace(*ylim, 400, dtype=torch.float64)
+    points = torch.cartesian_prod(x, y)
+    logits = check.classify(classifier, points).detach()
+    if logits.shape[1] != 2:
+        raise ValueError(f"classifier must return 2 logits, got {logits.shape[1]}")
+    over = (logits[:, 1] - logits[:, 0]).reshape(400, 400).T
+    axis.contourf(x, y, over, [-math.inf, 0, math.inf], colors=CLASSES, alpha=0.22)
+    axis.contour(x, y, over, [0], colors=INK, linewidths=1.5)
+    axis.set(xlim=xlim, ylim=ylim, aspect="equal")
 
 
 def _in_notebook() -> bool:

@@ -166,6 +166,28 @@ def test_bound_plot_shades_what_the_theorem_allows():
     assert region.contains_point((0.5, 0.5)) and not region.contains_point((0.5, 0.2))
 
 
+def test_bracket_marks_every_number_and_shades_the_room_between():
+    axis = pyplot.subplots()[1]
+    figures.bracket(axis, {"sampled": 2.0, "searched": 5.0}, {"certified": 300.0})
+    assert [line.get_xdata()[0] for line in axis.lines] == [2, 5, 300]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["sampled", "searched", "certified"]
+    room = axis.patches[0].get_extents().transformed(axis.transData.inverted())
+    assert (room.x0, room.x1) == pytest.approx((5, 300))
+
+
+def test_regions_colour_the_side_of_the_line():
+    axis = pyplot.subplots()[1]
+    figures.regions(axis, circle.HalfPlane([1.0, 0.0], 0.5), xlim=(0, 1), ylim=(-1, 1))
+    axis.figure.canvas.draw()
+    pixels = np.asarray(axis.figure.canvas.buffer_rgba())
+    for spot, colour in (((0.25, 0.5), figures.CLASS_0), ((0.75, -0.5), figures.CLASS_1)):
+        column, row = axis.transData.transform(spot).astype(int)
+        seen, pure = pixels[pixels.shape[0] - row, column, :3] / 255, np.array(colors.to_rgb(colour))
+        np.testing.assert_allclose(
+            seen, 0.22 * pure + 0.78 * np.array(colors.to_rgb(figures.CARD)), atol=0.02
+        )
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -195,6 +217,16 @@ def test_bound_plot_shades_what_the_theorem_allows():
         ),
         (lambda a: figures.bound_plot(a, [0.0, 1], [0.0, 1], [0.0]), "measured must have shape"),
         (lambda a: figures.bound_plot(a, [], []), "eta must have shape"),
+        (lambda a: figures.bracket(a, {}, {"b": 1}), "lower and upper must each hold a number, got 0 and 1"),
+        (
+            lambda a: figures.bracket(a, {"a": -1}, {"b": 1}),
+            r"lower\['a'\] must be one positive number, got -1",
+        ),
+        (lambda a: figures.bracket(a, {"a": 3}, {"b": 1}), "lower must not exceed upper, got 3 and 1"),
+        (
+            lambda a: figures.regions(a, lambda x: x[:, [0, 1, 0]], xlim=(0, 1), ylim=(0, 1)),
+            "classifier must return 2 logits, got 3",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message):
