@@ -1,4 +1,4 @@
-"""Save the opening picture of the circle chapter for the title page and the README: `python tools/title_picture.py`."""
+"""Save the opening picture of the circle chapter for the title page: `python tools/title_picture.py`."""
 
 import base64
 import json
