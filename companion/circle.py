@@ -38,6 +38,10 @@ class Circle:
         angle = 2 * math.pi * z
         return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
 
+    def project(self, x: Tensor) -> Tensor:
+        """The latents (n, 1), in (−½, ½], of the points of the circle nearest to x (n, 2)."""
+        return torch.atan2(x[:, 1:2], x[:, 0:1]) / (2 * math.pi)
+
     def __repr__(self) -> str:
         return "Circle()"
 
@@ -114,6 +118,26 @@ def exact_radii(classifier: HalfPlane, z) -> tuple[Tensor, Tensor, Tensor]:
     in_distribution = torch.where(latent.isinf(), latent, 2 * torch.sin(math.pi * latent.clamp(max=0.5)))
     unconstrained = (Circle()(z) @ classifier.normal.to(z) - classifier.offset).abs()
     return latent, in_distribution, unconstrained
+
+
+def exact_projected_radius(classifier: HalfPlane, z) -> Tensor:
+    """The radius r_unc(f̃; x) of Theorem 2's classifier f̃ at points g(z) of the circle, in closed form.
+
+    f̃ sees only the angle of a point: its boundary is two rays from the centre. The nearest of them, at the
+    angle θ = 2π r_Z, is sin θ away while θ ≤ π/2; beyond, its end, the centre, at distance 1.
+
+    Args:
+        classifier: a `HalfPlane` of the plane.
+        z: (n, 1) latents.
+
+    Returns:
+        (n,) radii in units of the plane, `inf` where the line misses the circle.
+
+    Raises:
+        ValueError: if `z` has not shape (n, 1).
+    """
+    latent = exact_radii(classifier, z)[0]
+    return torch.where(latent.isinf(), latent, torch.sin(2 * math.pi * latent.clamp(max=0.25)))
 
 
 def exact_law(classifier: HalfPlane, eta) -> Tensor:
