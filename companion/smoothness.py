@@ -138,13 +138,13 @@ class Interpolated(Modulus):
 
 
 def local_modulus(
-    generator, z, t, *, steps: int = 20, restarts: int = 2, seed: int = 0, chunk_size: int = 4096
+    generator, z, t, *, steps: int = 20, restarts: int = 4, seed: int = 0, chunk_size: int = 4096
 ) -> Tensor:
     """The local modulus ω_z(t) = sup{‖g(z + r) − g(z)‖ : ‖r‖ ≤ t}, estimated from below by gradient ascent.
 
     Each start ascends the image distance on the ball by the conditional-gradient step r ← t ∇/‖∇‖ and keeps its best
-    iterate. The first start follows the top singular direction of the Jacobian, the others random directions; each
-    radius also tries the best point of the smaller one, so the result never decreases in `t`.
+    iterate. Two starts go both ways along the top singular direction of the Jacobian, the others along random ones;
+    each radius also tries the best point of the smaller one, so the result never decreases in `t`.
 
     Args:
         generator: the generator g.
@@ -173,6 +173,7 @@ def local_modulus(
         base = check.generate(generator, part)
         directions = torch.randn((restarts, *part.shape), generator=draws, dtype=torch.float64).to(part)
         directions[0] = _top_direction(generator, part)
+        directions[1:2] = -directions[0]
         columns, carried = [], torch.zeros_like(part)
         for radius in t:
             starts = torch.cat([directions, carried[None]])
