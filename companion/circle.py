@@ -102,8 +102,8 @@ def exact_radii(classifier: HalfPlane, z) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         (r_Z, r_in, r_unc), each (n,): the distance in latent space to the nearest boundary point, the chord to it,
-        and the distance in the plane to the dividing line. Where the line misses the circle only one class exists
-        there: r_Z and r_in are `inf`.
+        and the distance in the plane to the dividing line. Where the line misses the circle, or touches it in one
+        point, one class has all the mass: r_Z and r_in are `inf`.
 
     Raises:
         ValueError: if `z` has not shape (n, 1).
