@@ -1,6 +1,5 @@
 """The widgets: values checked in Python, mathematics in JavaScript that is the package's, pages that work."""
 
-import functools
 import json
 import math
 import os
@@ -212,24 +211,6 @@ def site(tmp_path_factory):
     )
     assert found.returncode == 0, found.stderr
     return source / "out"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    skip = functools.partial(
-        pytest.fail if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip, pytrace=False
-    )
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        skip("no playwright: pip install playwright")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        skip("no Chromium on the PATH, so the pages were not opened")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=[1280, 360])

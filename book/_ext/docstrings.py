@@ -1,4 +1,4 @@
-"""Docstrings are plain text: outside code, a star or an underscore is itself and not a mark-up."""
+"""Docstrings are plain text: a star is a star, and what a module's docstring indents keeps its lines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ def _escape(app, what, name, obj, options, lines):
     lines[:] = [
         re.sub(r"(`[^`]*`)|([*|]|_\b)", lambda found: found[1] or "\\" + found[2], line) for line in lines
     ]
+    if what == "module":
+        starts = [n for n, line in enumerate(lines) if line.startswith("  ") and not lines[n - 1]]
+        for n in reversed(starts):
+            lines[n:n] = ["::", ""]
 
 
 def _skip(app, what, name, obj, skip, options):

@@ -1,7 +1,7 @@
 """Formulas as HTML, typeset by KaTeX while the book is built: pages need no script and no network for them.
 
-One Node process typesets all formulas, one line of JSON each way. A formula that KaTeX refuses is a warning with
-its file and line. Macros are in `_config.yml` under `katex_macros`.
+One Node process typesets all formulas, one line of JSON each way. A formula that KaTeX refuses is a warning
+with its file and line. Macros are in `_config.yml` under `katex_macros`.
 """
 
 from __future__ import annotations
