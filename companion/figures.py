@@ -23,7 +23,8 @@ except ImportError as error:
     ) from error
 
 from companion import _validation as check
-from companion.circle import HalfPlane, exact_radii
+from companion.circle import Circle, HalfPlane, exact_radii
+from companion.projection import ProjectedClassifier
 
 INK, MUTED, CARD = "#2B303B", "#5C6370", "#FBFAF7"
 CLASSES = CLASS_0, CLASS_1 = "#1490EC", "#B63A2F"
@@ -200,13 +201,7 @@ def three_radii(classifier: HalfPlane, z: float) -> Figure:
         ValueError: if `classifier` is not such a half-plane, or `z` is not such a number.
     """
     normal, z = _normal(classifier), float(z)
-    if not -2 <= z <= 2:
-        raise ValueError(f"z must be one number from -2 to 2, got {z!r}")
-    latent = float(exact_radii(classifier, [[z]])[0])
-    if not math.isfinite(latent):
-        raise ValueError(f"classifier must cut the circle, got {classifier!r}")
-    # The nearest boundary point lies r_Z to one side of z or the other.
-    end = min((z - latent, z + latent), key=lambda turn: abs(_on_circle(turn) @ normal - classifier.offset))
+    end = _nearest_end(classifier, z)
     x, boundary = _on_circle(z), _on_circle(end)
     foot = x - (x @ normal - classifier.offset) * normal
     arc = 1.13 * np.stack([_on_circle(turn) for turn in np.linspace(z, end, 61)])
@@ -227,6 +222,41 @@ def three_radii(classifier: HalfPlane, z: float) -> Figure:
     for axis, spot, name in ((plane, x, "x"), (line, (z, 0), "z")):
         axis.plot(*spot, "o", color=INK, markersize=16, clip_on=False, zorder=4)
         axis.annotate(name, spot, color=CARD, ha="center", va="center", style="italic", zorder=5, fontsize=13)
+    return figure
+
+
+def projected(classifier: HalfPlane, z: float) -> Figure:
+    """A half-plane f beside its projected classifier f̃, and how far a point of the circle is from a change.
+
+    Args:
+        classifier: a half-plane of the plane, whose line cuts the circle.
+        z: the latent of the point g(z), one number from -2 to 2.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if `classifier` is not such a half-plane, or `z` is not such a number.
+    """
+    normal, z = _normal(classifier), float(z)
+    x, boundary = _on_circle(z), _on_circle(_nearest_end(classifier, z))
+    foot = x - (x @ normal - classifier.offset) * normal
+    # The boundary of f̃ is a ray; seen from behind, its nearest point is its end, the centre.
+    ray = max(0.0, x @ boundary) * boundary
+    figure, axes = pyplot.subplots(1, 2, figsize=(5.6, 3.1), sharey=True)
+    pairs = zip(axes, ("f", r"\tilde f"), (classifier, ProjectedClassifier(Circle(), classifier)), strict=True)
+    for axis, name, shown in pairs:
+        regions(axis, shown, xlim=(-1.45, 1.45), ylim=(-1.45, 1.45))
+        axis.plot(*np.stack([_on_circle(turn) for turn in np.linspace(0, 1, 181)]).T, color=INK, linewidth=2)
+        end = foot if shown is classifier else ray
+        if shown is not classifier:
+            axis.plot(*np.stack([x, boundary]).T, color=IN_DISTRIBUTION, linewidth=3)
+            axis.plot(*boundary, "o", color=IN_DISTRIBUTION)
+        axis.plot(*np.stack([x, end]).T, color=UNCONSTRAINED, linewidth=4, solid_capstyle="round")
+        axis.plot(*x, "o", color=INK, markersize=13, zorder=4)
+        axis.annotate("x", x, color=CARD, ha="center", va="center", style="italic", zorder=5)
+        axis.set_title(f"${name}$:  $r_{{unc}}$ = {np.linalg.norm(x - end):.2f}")
+        axis.axis("off")
     return figure
 
 
@@ -320,6 +350,17 @@ def _in_notebook() -> bool:
     except ImportError:
         return False
     return getattr(get_ipython(), "kernel", None) is not None
+
+
+def _nearest_end(classifier: HalfPlane, z: float) -> float:
+    """The latent of the boundary point nearest to z: r_Z to one side or the other."""
+    if not -2 <= z <= 2:
+        raise ValueError(f"z must be one number from -2 to 2, got {z!r}")
+    latent = float(exact_radii(classifier, [[z]])[0])
+    if not math.isfinite(latent):
+        raise ValueError(f"classifier must cut the circle, got {classifier!r}")
+    normal = _normal(classifier)
+    return min((z - latent, z + latent), key=lambda turn: abs(_on_circle(turn) @ normal - classifier.offset))
 
 
 def _on_circle(turn: float) -> np.ndarray:

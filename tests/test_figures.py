@@ -155,6 +155,19 @@ def test_three_radii_have_their_lengths(z):
         assert end @ LINE.normal.numpy() == pytest.approx(LINE.offset)
 
 
+@pytest.mark.parametrize("offset", [0.8, -0.9])
+def test_projected_plane_shows_both_radii(offset):
+    line, z = circle.HalfPlane([0.6, 0.8], offset), [[0.11]]
+    before, after = figures.projected(line, 0.11).axes
+    chord, marker, shortest = [part.get_xydata() for part in after.lines[1:4]]
+    assert np.linalg.norm(np.diff(chord, axis=0)) == pytest.approx(float(circle.exact_radii(line, z)[1]))
+    np.testing.assert_allclose(marker[0], chord[1])
+    radius = float(circle.exact_projected_radius(line, z))
+    assert np.linalg.norm(np.diff(shortest, axis=0)) == pytest.approx(radius)
+    assert f"{radius:.2f}" in after.get_title()
+    assert f"{float(circle.exact_radii(line, z)[2]):.2f}" in before.get_title()
+
+
 def test_bound_plot_shades_what_the_theorem_allows():
     axis = pyplot.subplots()[1]
     eta = np.linspace(0, 1, 5)
