@@ -212,7 +212,12 @@ def test_empty_batch(attack):
 )
 def test_bad_input_is_named(attack, change, message):
     arguments = dict(classifier=linear(), x=images(4), y=torch.zeros(4, dtype=torch.long)) | change
-    if "must be differentiable" not in message and "y" not in change and "x" not in change and "classifier" not in change:
+    if (
+        "must be differentiable" not in message
+        and "y" not in change
+        and "x" not in change
+        and "classifier" not in change
+    ):
         arguments["y"] = linear()(arguments["x"]).argmax(1)
     positional = [arguments.pop(name) for name in ("classifier", "x", "y")]
     with pytest.raises(ValueError, match=message):

@@ -264,7 +264,10 @@ def test_fourier_bound_holds_and_is_nearly_attained_on_large_images(layer, monke
 def test_certified_constant_refuses_what_it_cannot_bound():
     for layers, message in [
         ((nn.Linear(3, 3), nn.Softmax(1)), "got Softmax"),
-        ((nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), nn.ReLU()), "pad convolutions with zeros or circularly"),
+        (
+            (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
+            "pad convolutions with zeros or circularly",
+        ),
         ((nn.MaxPool2d(3, stride=1),), "overlapping max pooling"),
     ]:
         model = randomised(*layers)
