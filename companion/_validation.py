@@ -27,17 +27,21 @@ def tensor(name: str, value, *, minimum: float | None = None, finite: bool = Tru
     return result
 
 
-def positive(name: str, value: float) -> float:
-    """`value` as a positive finite Python float."""
-    number = float(tensor(name, value).squeeze()) if tensor(name, value).numel() == 1 else None
-    if number is None or number <= 0:
+def positive(name: str, value) -> float:
+    """`value` as one positive finite Python float."""
+    number = tensor(name, value)
+    if number.numel() != 1 or number <= 0:
         raise ValueError(f"{name} must be one positive number, got {value!r}")
-    return number
+    return float(number)
 
 
-def integer(name: str, value: int, *, minimum: int) -> int:
+def integer(name: str, value, *, minimum: int) -> int:
     """`value` as an int of at least `minimum`."""
-    if isinstance(value, bool) or int(value) != value or value < minimum:
+    try:
+        whole = not isinstance(value, bool) and int(value) == value and value >= minimum
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     return int(value)
 
