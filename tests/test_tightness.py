@@ -49,18 +49,14 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("num_classes", [2, 3, 4, 10, 50])
 def test_simplex_is_regular(num_classes):
     corners = simplex_partition(num_classes).weights
-    expected = torch.full(
-        (num_classes, num_classes), -1 / (num_classes - 1), dtype=torch.float64
-    ).fill_diagonal_(1.0)
+    expected = torch.full((num_classes, num_classes), -1 / (num_classes - 1), dtype=torch.float64).fill_diagonal_(1.0)
     torch.testing.assert_close(corners @ corners.T, expected, rtol=0, atol=1e-13)
     wide = simplex_partition(num_classes, num_classes + 3)
     assert wide.latent_dim == num_classes + 3
     torch.testing.assert_close(wide.weights @ wide.weights.T, expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    "partition", [random_partition(7, 4), simplex_partition(5, 6), half_space(3)], ids=repr
-)
+@pytest.mark.parametrize("partition", [random_partition(7, 4), simplex_partition(5, 6), half_space(3)], ids=repr)
 def test_radius_is_the_distance_to_another_class(partition):
     """No step shorter than r_Z changes the label, in 500 random directions; one a hair longer does."""
     z = normal(300, partition.latent_dim)
@@ -70,9 +66,7 @@ def test_radius_is_the_distance_to_another_class(partition):
     logits = partition(z)
     step = partition.weights - partition.weights[label][:, None]
     towards = step * ((logits.amax(1, keepdim=True) - logits) / step.square().sum(2)).unsqueeze(2)
-    nearest = towards[
-        torch.arange(300), towards.norm(dim=2).masked_fill(step.norm(dim=2) == 0, torch.inf).argmin(1)
-    ]
+    nearest = towards[torch.arange(300), towards.norm(dim=2).masked_fill(step.norm(dim=2) == 0, torch.inf).argmin(1)]
     torch.testing.assert_close(nearest.norm(dim=1), radius)
     assert (partition(z + 1.000001 * nearest).argmax(1) != label).all()
 
@@ -86,9 +80,7 @@ def test_the_attack_agrees_and_is_never_below():
 
 def test_a_class_that_cannot_be_told_apart_is_no_neighbour():
     twins = LinearPartition([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], [1.0, 0.0, 0.0])
-    torch.testing.assert_close(
-        exact_latent_radius(twins, torch.zeros(1, 2).double()), torch.tensor([0.5]).double()
-    )
+    torch.testing.assert_close(exact_latent_radius(twins, torch.zeros(1, 2).double()), torch.tensor([0.5]).double())
     alone = LinearPartition([[1.0], [1.0]], [1.0, 0.0])
     assert exact_latent_radius(alone, [[0.3]]).tolist() == [math.inf]
     assert latent_law(alone, [0.0, 5.0], samples=100).fraction.tolist() == [0, 0]
@@ -142,6 +134,13 @@ def test_perimeter_is_the_slope_at_zero(num_classes):
     assert slope == pytest.approx(half_space_perimeter(p).item(), rel=1e-4)
 
 
+def test_simplex_perimeter_is_the_mean_of_a_maximum():
+    means = {2: 1 / math.sqrt(math.pi), 3: 1.5 / math.sqrt(math.pi)}
+    means[50] = quad(lambda x: x * 50 * norm.pdf(x) * norm.cdf(x) ** 49, -8, 10)[0]
+    for num_classes, mean in means.items():
+        assert simplex_perimeter(num_classes).item() == pytest.approx(math.sqrt(2) * mean, rel=1e-12)
+
+
 def test_perimeter_by_sampling():
     for partition, exact in [(simplex_partition(k, 12), simplex_perimeter(k)) for k in (2, 3, 10)]:
         value, error = perimeter(partition, seed=5)
@@ -168,6 +167,15 @@ def test_simplex_is_strictly_above_the_bound_and_within_root_two():
         assert (law < vulnerable_fraction(math.sqrt(2) * t, equal(num_classes), UNIT)).all()
         ratios.append((simplex_perimeter(num_classes) / half_space_perimeter(equal(num_classes))).item())
     assert ratios == sorted(ratios) and 1.38 < ratios[-1] < math.sqrt(2)
+
+
+@pytest.mark.parametrize("shares", [[0.9, 0.1], [0.6, 0.3, 0.09, 0.01], [0.3, 0.3] + [0.05] * 8], ids=str)
+def test_the_bound_is_tight_up_to_root_two_for_unequal_classes(shares):
+    """The largest of z_i − c_i: its law lies between the bound at t and at √2 t."""
+    partition = balanced(LinearPartition(torch.eye(len(shares)).double()), shares)
+    law, p = latent_law(partition, T, confidence=1 - 1e-5, seed=3), class_probabilities(partition, seed=4)
+    assert (law.high >= vulnerable_fraction(T, p, UNIT)).all()
+    assert (law.low <= vulnerable_fraction(math.sqrt(2) * T, p, UNIT)).all()
 
 
 @pytest.mark.parametrize("num_classes, dim", [(3, 2), (3, 20), (10, 2), (10, 9), (10, 30)])
