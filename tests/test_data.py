@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save
 
-from companion.data import digits
+from companion import data
+from companion.data import digits, held_out_digits
 
 
 def test_shapes_and_range():
@@ -40,3 +42,30 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"adversarial-vulnerability\[data\]"):
         digits()
+
+
+def test_the_shipped_scans_are_scikit_learns():
+    """Also the recipe of the file: to the byte."""
+    expected = digits()
+    images, labels = held_out_digits()
+    assert torch.equal(images, expected.held_out_images) and images.dtype == torch.float32
+    assert torch.equal(labels, expected.held_out_labels) and labels.dtype == torch.int64
+    pixels = (expected.held_out_images * 16).to(torch.uint8)
+    content = save({"pixels": pixels, "labels": expected.held_out_labels.to(torch.uint8)})
+    assert data.SCANS.read_bytes() == content
+
+
+def test_the_shipped_scans_need_no_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert len(held_out_digits()[0]) == data.HELD_OUT
+
+
+def test_other_scans_than_the_shipped_ones_are_refused(monkeypatch, tmp_path):
+    changed = bytearray(data.SCANS.read_bytes())
+    changed[-1] ^= 1
+    monkeypatch.setattr(data, "SCANS", tmp_path / "scans.safetensors")
+    with pytest.raises(FileNotFoundError, match="the held-out scans are missing: .*scans.safetensors; reinstall"):
+        held_out_digits()
+    data.SCANS.write_bytes(changed)
+    with pytest.raises(RuntimeError, match="the held-out scans are damaged or were replaced: .* SHA-256"):
+        held_out_digits()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from companion import models
+from companion import _shipped, models
 from companion.data import digits
 from companion.models import quality
 
@@ -117,7 +117,7 @@ def test_replaced_weights_are_refused(folder):
 
 
 def test_truncated_weights_are_refused_before_parsing(folder, monkeypatch):
-    monkeypatch.setattr(models, "parse_weights", lambda content: pytest.fail("parsed before checked"))
+    monkeypatch.setattr(_shipped, "parse", lambda content: pytest.fail("parsed before checked"))
     path = folder / models.card(GENERATOR)["file"]
     path.write_bytes(path.read_bytes()[:1_000])
     with pytest.raises(RuntimeError, match="damaged or were replaced"):

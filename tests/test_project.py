@@ -99,6 +99,11 @@ def test_every_notebook_is_in_the_book():
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(chapters())
 
 
+def test_the_map_on_the_title_page_shows_every_chapter_of_the_theory():
+    links = re.findall(r'href="(\w+)\.html', text("book/_assets/map.svg"))
+    assert set(chapters()) <= set(links)
+
+
 def test_ruff_is_clean():
     found = subprocess.run([sys.executable, "-m", "ruff", "check", ROOT], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout

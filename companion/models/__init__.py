@@ -7,15 +7,14 @@ library version and measured results (`companion.training` wrote it). Weights ar
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load as parse_weights
 from torch import nn
 
+from companion import _shipped
 from companion.models import architectures
 
 __all__ = ["architectures", "card", "load", "names"]
@@ -60,18 +59,10 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
         RuntimeError: the file is not the one the registry describes (checked before anything is parsed).
     """
     entry = card(name, folder=folder)
-    path = Path(folder) / entry["file"]
     remedy = f"reinstall the package, or re-create it: {entry['recipe']}"
-    if not path.is_file():
-        raise FileNotFoundError(f"the weights of {name!r} are missing: {path}; {remedy}")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry["sha256"]:
-        raise RuntimeError(
-            f"the weights of {name!r} are damaged or were replaced: {path} has SHA-256 {found}, "
-            f"the registry says {entry['sha256']}; {remedy}"
-        )
-    weights = {key: value.to(torch.float32) for key, value in parse_weights(content).items()}
+    path, what = Path(folder) / entry["file"], f"the weights of {name!r}"
+    stored = _shipped.read(path, entry["sha256"], what=what, remedy=remedy)
+    weights = {key: value.to(torch.float32) for key, value in stored.items()}
     with torch.device("meta"):  # no memory and no random numbers spent on weights that are replaced at once
         network = build(entry["architecture"])
     network.load_state_dict(weights, assign=True)
