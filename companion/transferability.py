@@ -114,9 +114,8 @@ def overlap(labels, num_classes: int, *, confidence: float | None = None) -> Ove
     """
     labels, num_classes = torch.as_tensor(labels), check.integer("num_classes", num_classes, minimum=2)
     if labels.ndim != 2 or labels.shape[0] < 1 or labels.shape[1] < 2 or labels.is_floating_point():
-        raise ValueError(
-            f"labels must be integers of shape (n, k) with n >= 1 and k >= 2, got {tuple(labels.shape)} of {labels.dtype}"
-        )
+        found = f"{tuple(labels.shape)} of {labels.dtype}"
+        raise ValueError(f"labels must be integers of shape (n, k) with n >= 1 and k >= 2, got {found}")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
     unions = torch.zeros(num_classes, dtype=torch.long, device=labels.device)
@@ -253,13 +252,13 @@ def exact_joint_radius(first: LinearPartition, second: LinearPartition, z) -> Te
     z = check.latents(first, z)
     (a, u), (b, v) = (_half_spaces(partition, z) for partition in (first, second))
     a, b, cosine = a[:, :, None], b[:, None, :], u @ v.mT
-    # 1 − cosine² without cancellation: half the distance of the unit normals, and of one to the other's opposite.
+    # √(1 − cosine²) without cancellation: half the product of the distances of the normals and of their opposites.
     apart, opposite = (torch.cdist(u, w, compute_mode="donot_use_mm_for_euclid_dist") for w in (v, -v))
-    edge = (torch.hypot((a - b) * opposite, (a + b) * apart)) / (apart * opposite)
+    edge = torch.hypot((a - b) * opposite, (a + b) * apart) / (apart * opposite)
     on_face = torch.where(b <= cosine * a, a, b)
     alone = (b <= cosine * a) | (a <= cosine * b)
     distance = torch.where(alone, on_face, edge)
-    return distance.nan_to_num(nan=torch.inf).flatten(1).amin(1)
+    return torch.where(distance.isnan(), torch.inf, distance).flatten(1).amin(1)
 
 
 def _half_spaces(partition: LinearPartition, z: Tensor) -> tuple[Tensor, Tensor]:
