@@ -180,7 +180,7 @@ def joint_radius(
     On images it is the ‖v‖ of Theorem 3. With the classifiers f_j∘g (`robustness.compose`) and latents for `x` and
     `pool` it is the joint latent radius of the theorem's proof. That proof is also the search: it begins at the
     nearest points of `pool` where no classifier keeps its label. Each step goes to the nearest point of all linearised
-    boundaries at once: the shortest perturbation mostly ends where several boundaries meet.
+    boundaries at once: the shortest perturbation may end where several boundaries meet.
 
     Args:
         classifiers: k ≥ 1 callables (n, *image) -> (n, K) logits, differentiable.
