@@ -15,6 +15,7 @@ from companion import (
     robustness,
     smoothness,
     tightness,
+    transferability,
     vulnerability,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "robustness",
     "smoothness",
     "tightness",
+    "transferability",
     "vulnerability",
 ]
 __version__ = "0.1.0"

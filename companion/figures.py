@@ -260,6 +260,61 @@ def projected(classifier: HalfPlane, z: float) -> Figure:
     return figure
 
 
+def fooled_twice(first: HalfPlane, second: HalfPlane, z: float) -> Figure:
+    """Two half-planes f and h, a point of the circle, and the shortest ways to where both have changed their labels.
+
+    Args:
+        first: f, a half-plane of the plane.
+        second: h, another one.
+        z: the latent of the point g(z), one number.
+
+    Returns:
+        The figure: one way straight through the plane, one to the nearest such point of the circle.
+
+    Raises:
+        ValueError: if an argument is of another kind, or no point of the circle changes both labels.
+    """
+    lines = [(_normal(line), line.offset) for line in (first, second)]
+    x = _on_circle(z)
+    signs = [1 if x @ normal > offset else -1 for normal, offset in lines]
+
+    def changed(points: np.ndarray) -> np.ndarray:
+        """How many labels differ from those of x, those on a boundary included."""
+        beyond = [s * (points @ n - b) <= 1e-9 for s, (n, b) in zip(signs, lines, strict=True)]
+        return np.sum(beyond, axis=0)
+
+    around = float(z) + np.linspace(-0.5, 0.5, 20_001)
+    around = around[np.argsort(np.abs(around - float(z)), kind="stable")]
+    arrived = changed(np.stack([np.cos(2 * np.pi * around), np.sin(2 * np.pi * around)], axis=-1)) == 2
+    if not arrived.any():
+        raise ValueError(f"first and second must both change somewhere on the circle, got {first!r} and {second!r}")
+    along = _on_circle(around[arrived.argmax()])
+    # The nearest point of the plane is the foot of a perpendicular, or where the lines cross; the circle's is a third.
+    ends = [along, *(x - (x @ n - b) * n for n, b in lines)]
+    normals = np.stack([n for n, _ in lines])
+    if abs(np.linalg.det(normals)) > 1e-9:
+        ends.append(np.linalg.solve(normals, [b for _, b in lines]))
+    end = min((e for e in ends if changed(e) == 2), key=lambda e: np.linalg.norm(e - x))
+    figure, axis = pyplot.subplots(figsize=(5.6, 4.8))
+    ticks = np.linspace(-1.45, 1.45, 600)
+    count = changed(np.stack(np.meshgrid(ticks, ticks), axis=-1))
+    axis.contourf(ticks, ticks, count, [0.5, 1.5, 2.5], colors=["#E4E4E2", "#F3C3D2"])
+    axis.plot(*np.stack([_on_circle(turn) for turn in np.linspace(0, 1, 181)]).T, color=INK, linewidth=2)
+    for name, (normal, offset) in zip("fh", lines, strict=True):
+        direction = np.array([-normal[1], normal[0]])
+        axis.axline(offset * normal, offset * normal + direction, color=INK, linewidth=1.5)
+        axis.annotate(f"${name}$", offset * normal + 1.25 * direction, (6, 6), textcoords="offset points", fontsize=15)
+    axis.plot(*np.stack([x, along]).T, color=IN_DISTRIBUTION, linewidth=4)
+    axis.plot(*np.stack([x, end]).T, color=UNCONSTRAINED, linewidth=4)
+    axis.plot(*along, "o", color=IN_DISTRIBUTION, markersize=9)
+    axis.plot(*end, "o", color=UNCONSTRAINED, markersize=9)
+    axis.plot(*x, "o", color=INK, markersize=16, zorder=4)
+    axis.annotate("x", x, color=CARD, ha="center", va="center", style="italic", zorder=5, fontsize=13)
+    axis.set(xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), aspect="equal")
+    axis.axis("off")
+    return figure
+
+
 def bound_plot(axis: Axes, eta, bound, measured=None, *, interval=None, name: str = "measured") -> None:
     """A lower bound on a fraction as the edge of the region it allows, and in that region what was measured.
 

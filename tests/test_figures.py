@@ -15,6 +15,8 @@ matplotlib.use("Agg")
 from matplotlib import colors, pyplot
 
 from companion import circle, figures
+from companion.tightness import LinearPartition
+from companion.transferability import exact_joint_radius
 
 LINE = circle.HalfPlane([0.6, 0.8], 0.3)
 
@@ -168,6 +170,22 @@ def test_projected_plane_shows_both_radii(offset):
     assert f"{float(circle.exact_radii(line, z)[2]):.2f}" in before.get_title()
 
 
+@pytest.mark.parametrize("z", [0.125, 0.2, -0.4])
+def test_fooled_twice_shows_the_shortest_ways(z):
+    first, second = circle.HalfPlane([0.5, 0.87], 0.25), circle.HalfPlane([0.9, 0.44], 0.3)
+    axis = figures.fooled_twice(first, second, z).axes[0]
+    along, straight = [line.get_xydata() for line in axis.lines if line.get_linewidth() == 4]
+    x = circle.Circle()(torch.tensor([[z]], dtype=torch.float64))
+    pair = [LinearPartition(torch.stack([-h.normal, h.normal]), [h.offset, -h.offset]) for h in (first, second)]
+    lengths = [np.linalg.norm(np.diff(way, axis=0)) for way in (along, straight)]
+    assert lengths[1] == pytest.approx(float(exact_joint_radius(*pair, x)), rel=1e-6)
+    # On the circle: the nearest of many points where both labels differ.
+    turns = torch.linspace(-0.5, 0.5, 100_001, dtype=torch.float64)[:, None]
+    fooled = torch.stack([h(circle.Circle()(turns)).argmax(1) != h(x).argmax(1) for h in (first, second)]).all(0)
+    nearest = (circle.Circle()(turns[fooled]) - x).norm(dim=1).min()
+    assert lengths[0] == pytest.approx(float(nearest), abs=1e-3)
+
+
 def test_bound_plot_shades_what_the_theorem_allows():
     axis = pyplot.subplots()[1]
     eta = np.linspace(0, 1, 5)
@@ -222,6 +240,10 @@ def test_regions_colour_the_side_of_the_line():
         (
             lambda a: figures.circle(a, circle.HalfPlane([1.0, 0, 0])),
             "classifier must be a HalfPlane of the plane",
+        ),
+        (
+            lambda a: figures.fooled_twice(LINE, circle.HalfPlane([0.6, 0.8], 0.9), 0.0),
+            "first and second must both change somewhere on the circle",
         ),
         (lambda a: figures.latent_line(a, LINE, span=0), "span must be one positive number, got 0"),
         (
