@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,9 +22,12 @@ from tqdm.auto import tqdm
 class Run:
     """One network's training run: its random numbers, its log and its checkpoint."""
 
-    def __init__(self, out: Path, name: str, seed: int, recipe, progress: bool) -> None:
+    def __init__(self, out: Path, name: str, seed: int, recipe, progress: bool, **settings: str) -> None:
+        """`settings`: whatever else a run must have been begun with to be gone on with."""
         self.out, self.name, self.seed, self.recipe, self.progress = out, name, seed, recipe, progress
+        self.settings = {"seed": str(seed), "recipe": json.dumps(asdict(recipe))} | settings
         self.random = torch.Generator().manual_seed(seed)
+        self.seconds = 0.0
         self.log = out / f"{name}.jsonl"
         self.checkpoint = out / "checkpoints" / f"{name}.safetensors"
 
@@ -46,35 +50,37 @@ class Run:
         kept = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.write_text("".join(line + "\n" for line in kept if json.loads(line)["step"] <= done))
         with tqdm(total=steps, initial=done, desc=self.name, disable=not self.progress) as bar:
+            began = time.monotonic() - self.seconds
             for index in range(done, steps):
                 row = step(index)
                 bar.update()
                 if (index + 1) % self.recipe.checkpoint_every == 0 or index + 1 == steps:
+                    row = {key: float(value) for key, value in row.items()}
                     bar.set_postfix(row)
+                    self.seconds = time.monotonic() - began
                     with self.log.open("a") as log:
                         log.write(json.dumps({"step": index + 1} | row) + "\n")
                     self._save(index + 1, parts, optimizers)
 
-    def _settings(self) -> dict[str, str]:
-        return {"seed": str(self.seed), "recipe": json.dumps(asdict(self.recipe))}
-
     def _save(self, done: int, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
         tensors = {"done": torch.tensor(done), "random": self.random.get_state()}
+        tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         for name, part in parts.items():
             tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
         for name, optimizer in optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {f"{name}/{index}/{key}": value for key, value in moments.items()}
-        write(self.checkpoint, dump_weights(tensors, self._settings()))
+                tensors |= {f"{name}/{index}/{key}": value for key, value in moments.items() if value is not None}
+        tensors = {key: value.contiguous() for key, value in tensors.items()}  # channels-last ones are not
+        write(self.checkpoint, dump_weights(tensors, self.settings))
 
     def _restore(self, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
         if not self.checkpoint.exists():
             return 0
         with safe_open(self.checkpoint, "pt") as file:
-            if file.metadata() != self._settings():
+            if file.metadata() != self.settings:
                 raise ValueError(
                     f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
-                    f"{file.metadata()}, asked for {self._settings()}; delete it or choose another folder"
+                    f"{file.metadata()}, asked for {self.settings}; delete it or choose another folder"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         for name, part in parts.items():
@@ -87,6 +93,7 @@ class Run:
                     state.setdefault(int(index), {})[moment] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         self.random.set_state(tensors["random"])
+        self.seconds = tensors["seconds"].item()
         return int(tensors["done"])
 
 
@@ -94,7 +101,7 @@ def publish(
     run: Run, name: str, network: nn.Module, architecture: dict, results: dict, *, command: str, data: str | dict
 ) -> dict:
     """Write the weights in half precision and the registry entry; return the whole registry."""
-    content = dump_weights({key: value.half() for key, value in network.state_dict().items()})
+    content = dump_weights({key: _half(value).cpu().contiguous() for key, value in network.state_dict().items()})
     file = f"{run.name}.safetensors"
     write(run.out / file, content)
     path = run.out / "registry.json"
@@ -125,5 +132,10 @@ def write(path: Path, content: bytes) -> None:
 
 def as_shipped(network: nn.Sequential) -> nn.Sequential:
     """The network with weights rounded to fp16 and frozen: what is measured is what will be loaded."""
-    network.load_state_dict({key: value.half().float() for key, value in network.state_dict().items()})
+    network.load_state_dict({key: _half(value) for key, value in network.state_dict().items()})
     return network.eval().requires_grad_(False)
+
+
+def _half(value: Tensor) -> Tensor:
+    """Half precision for weights and statistics; counts stay whole."""
+    return value.half() if value.is_floating_point() else value

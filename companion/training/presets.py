@@ -1,0 +1,104 @@
+"""Numbers of the recipes for CIFAR-10 and SVHN: how wide the networks are and how long they are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Recipe of a classifier: SGD with Nesterov momentum, a triangular schedule, label smoothing, a running average.
+
+    With `attack_steps` > 0 every batch is first attacked: projected gradient descent in L∞, radius 8/255, from a random
+    start. `start` names the classifier whose weights it begins with.
+    """
+
+    architecture: dict
+    epochs: int
+    rate: float = 0.2
+    batch_size: int = 128
+    weight_decay: float = 5e-4
+    smoothing: float = 0.1
+    average: float = 0.998
+    attack_steps: int = 0
+    start: str | None = None
+    checkpoint_every: int = 100
+    images: int | None = None
+    judged: int = 10_000
+
+
+@dataclass(frozen=True)
+class Gan:
+    """Recipe of a generator; `judge` names the classifier whose features measure it."""
+
+    architecture: dict
+    judge: str
+    steps: int
+    critic_width: int = 64
+    rate: float = 3e-4
+    batch_size: int = 64
+    penalty: float = 0.01
+    entropy: float = 0.1
+    average: float = 0.9995
+    checkpoint_every: int = 100
+    images: int | None = None
+    judged: int = 10_000
+
+
+def _wide_resnets(depth: int, width: int, plain: dict, adversarial: dict) -> dict:
+    architecture = {"builder": "wide_resnet", "depth": depth, "width": width}
+    return {
+        "wide-resnet": Classifier(architecture, **plain),
+        "wide-resnet-adversarial": Classifier(architecture, **adversarial),
+    }
+
+
+def _resnet(depth: int, width: int, **options) -> Classifier:
+    return Classifier({"builder": "resnet", "depth": depth, "width": width}, **options)
+
+
+def _gan(width: int, **options) -> Gan:
+    return Gan({"builder": "dcgan_generator", "latent_dim": 100, "width": width}, **options)
+
+
+_FEW = dict(images=512, judged=64, checkpoint_every=4)
+_TINY = dict(epochs=1, **_FEW)
+PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
+    "cifar10": {
+        "smoke": {
+            "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 4}, **_TINY),
+            **_wide_resnets(10, 1, _TINY, _TINY | dict(attack_steps=1, start="wide-resnet")),
+            "generator": _gan(4, critic_width=4, judge="wide-resnet", steps=12, **_FEW),
+        },
+        "cpu": {
+            "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 32}, epochs=20, rate=0.1),
+            **_wide_resnets(16, 2, dict(epochs=20), dict(epochs=9, rate=0.1, attack_steps=2, start="wide-resnet")),
+            "generator": _gan(64, judge="wide-resnet", steps=16_000),
+        },
+        "full": {
+            "vgg": Classifier({"builder": "vgg", "depth": 16, "width": 64}, epochs=60, rate=0.1),
+            **_wide_resnets(28, 10, dict(epochs=60), dict(epochs=40, attack_steps=7)),
+            "generator": _gan(128, critic_width=128, judge="wide-resnet", steps=150_000, rate=2e-4, average=0.9999),
+        },
+    },
+    "svhn": {
+        "smoke": {
+            "lenet": Classifier({"builder": "lenet", "width": 1}, **_TINY),
+            "resnet-18": _resnet(18, 2, **_TINY),
+            "resnet-101": _resnet(101, 1, **_TINY),
+            "generator": _gan(4, critic_width=4, judge="resnet-18", steps=12, **_FEW),
+        },
+        "cpu": {
+            "lenet": Classifier({"builder": "lenet", "width": 4}, epochs=20, rate=0.05),
+            "resnet-18": _resnet(18, 16, epochs=10),
+            "resnet-101": _resnet(101, 8, epochs=8),
+            "generator": _gan(64, judge="resnet-18", steps=16_000),
+        },
+        "full": {
+            "lenet": Classifier({"builder": "lenet", "width": 4}, epochs=40, rate=0.05),
+            "resnet-18": _resnet(18, 64, epochs=40),
+            "resnet-101": _resnet(101, 64, epochs=40),
+            "generator": _gan(128, critic_width=128, judge="resnet-18", steps=150_000, rate=2e-4, average=0.9999),
+        },
+    },
+}
