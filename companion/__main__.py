@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from companion import models
+from companion.experiments import TABLES, table
 from companion.training import CLASSIFIERS, PRESETS, train_digits, train_images
 
 
@@ -11,6 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m companion", description="Tools beside the book.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
+    _add_table(commands)
     options = parser.parse_args(arguments)
     options.run(options)
 
@@ -39,6 +43,28 @@ def _train(options: argparse.Namespace) -> None:
         own = dict(preset=options.preset, root=options.root, device=options.device)
         registry = train_images(options.data, options.out, **own, **shared)
     print(f"{options.out}: {', '.join(registry)}")
+
+
+def _add_table(commands) -> None:
+    one = commands.add_parser("table", help="measure one of the deck's tables; given again, it goes on")
+    one.add_argument("data", choices=[*TABLES])
+    one.add_argument("--out", required=True, help="folder to write into")
+    one.add_argument("--weights", default=models.WEIGHTS, help="folder that train has written (the shipped networks)")
+    one.add_argument("--samples", type=int, default=2_000, help="generated images (2000)")
+    one.add_argument("--steps", type=int, default=50, help="gradients per image and attack (50)")
+    one.add_argument("--metric-steps", type=int, default=12, help="steps along the data manifold per image (12)")
+    one.add_argument("--chunk", type=int, default=50, help="images at a time (50)")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
+    one.add_argument("--workers", type=int, default=1, help="processes that share the work (1)")
+    one.add_argument("--root", help="folder with the data set, to measure the error rates again")
+    one.set_defaults(run=_table)
+
+
+def _table(options: argparse.Namespace) -> None:
+    own = {name: value for name, value in vars(options).items() if name not in ("command", "run", "data", "out")}
+    table(options.data, options.out, **own, progress=True)
+    print((Path(options.out) / "table.md").read_text())
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
         },
         "cpu": {
             "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 32}, epochs=20, rate=0.1),
-            **_wide_resnets(16, 2, dict(epochs=20), dict(epochs=9, rate=0.1, attack_steps=2, start="wide-resnet")),
+            **_wide_resnets(16, 2, dict(epochs=18), dict(epochs=7, rate=0.1, attack_steps=2, start="wide-resnet")),
             "generator": _gan(64, judge="wide-resnet", steps=16_000),
         },
         "full": {
