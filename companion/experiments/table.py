@@ -88,7 +88,7 @@ def table(
         steps: gradients per image for each of the attacks on f∘g and on f.
         metric_steps: steps along the data manifold per image; each costs a Jacobian of the generator.
         chunk: images at a time.
-        seed: seeds the latents.
+        seed: seeds the latents; 0 to 4095.
         device: where to measure, e.g. "cuda"; by default a GPU if there is one.
         workers: processes that measure chunks; with more than one they share out the processor's threads, and radii
             may differ in the last digits from those of another number of workers.
@@ -106,6 +106,8 @@ def table(
     counts = {name: check.integer(name, value, minimum=1) for name, value in counts.items()}
     counts |= {"metric_steps": check.integer("metric_steps", metric_steps, minimum=0)}
     counts |= {"seed": check.integer("seed", seed, minimum=0)}
+    if seed >= 2**12:
+        raise ValueError(f"seed must be less than {2**12}, got {seed!r}")
     workers = check.integer("workers", workers, minimum=1)
     out, weights = Path(out), Path(weights)
     cards = _cards(data, weights)
@@ -140,7 +142,8 @@ def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
     """Everything about one chunk of latents: shared columns, and for every classifier its own under `kind/`."""
     generator, classifiers = _networks(plan.data, weights, plan.device)
     n = min(plan.chunk, plan.samples - index * plan.chunk)
-    draws = torch.Generator().manual_seed((plan.seed << 32) + index)
+    # The generator takes 32 bits: twelve for the seed, twenty for the chunk.
+    draws = torch.Generator().manual_seed((plan.seed << 20) + index)
     z, others = torch.randn((1 + COUNTED) * n, generator.latent_dim, generator=draws).to(plan.device).split(
         [n, COUNTED * n]
     )
@@ -159,17 +162,21 @@ def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
             generator, classifier, z, start=z_near, metric_steps=plan.metric_steps, **options
         )
         times.append(time.perf_counter())
+        # Each witness is one of the next problem too. Its search starts there, but may refuse one for rounding.
+        at_latent = torch.where(latent.isfinite(), _distance(generator, z_near, x), torch.inf)
+        z_inside = torch.where((at_latent < inside)[:, None], z_near, z_inside)
+        inside = inside.minimum(at_latent)
         with torch.no_grad():
-            x_near, x_inside = generator(z_near), generator(z_inside)
-            logits = torch.cat([classifier(part) for part in torch.cat([x, x_others]).split(250)])
-        free = robustness.unconstrained_radius(classifier, x, start=x_inside, **options)[0]
+            x_inside = generator(z_inside)
+        free = robustness.unconstrained_radius(classifier, x, start=x_inside, **options)[0].minimum(inside)
         times.append(time.perf_counter())
-        at_latent = (x_near - x).flatten(1).norm(dim=1)
+        with torch.no_grad():
+            logits = torch.cat([classifier(part) for part in torch.cat([x, x_others]).split(250)])
         own = {
             "latent": latent,
             "in_distribution": inside,
             "unconstrained": free,
-            "image_distance_at_latent_witness": torch.where(latent.isfinite(), at_latent, torch.inf),
+            "image_distance_at_latent_witness": at_latent,
             "in_distribution_witness_norm": z_inside.norm(dim=1),
             "label": logits[:n].argmax(1),
             "counts": torch.bincount(logits.argmax(1), minlength=logits.shape[1])[None],
@@ -204,6 +211,12 @@ def _error(weights: Path, name: str, images: sets.Images) -> float:
 
 def _file(out: Path, index: int) -> Path:
     return out / "chunks" / f"{index:05d}.safetensors"
+
+
+@torch.no_grad()
+def _distance(generator, z: Tensor, x: Tensor) -> Tensor:
+    """‖g(z) − x‖ for every row."""
+    return (generator(z) - x).flatten(1).norm(dim=1)
 
 
 def _known(plan: Plan, out: Path, index: int) -> bool:
