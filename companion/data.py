@@ -148,14 +148,14 @@ def cifar10(*, root: Path | str | None = None, progress: bool = False) -> Images
 def svhn(*, root: Path | str | None = None, progress: bool = False) -> Images:
     """SVHN, cropped: 73,257 and 26,032 digits of house numbers, 32 × 32 pixels; the label is the digit.
 
+    It raises what `cifar10` raises.
+
     Args:
         root: a folder that holds train_32x32.mat and test_32x32.mat. Default: what COMPANION_DATA names; without it
             they are downloaded (246 MB), once.
         progress: show a bar while downloading.
     Returns:
         `Images`. The digit 0, which the files call 10, has label 0.
-    Raises:
-        As `cifar10` does.
     Source:
         Y. Netzer et al., Reading digits in natural images with unsupervised feature learning, 2011.
     """

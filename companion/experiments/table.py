@@ -97,8 +97,8 @@ def table(
     Returns:
         The rows of the table, as `summarise` returns them.
     Raises:
-        ValueError: unknown `data`; a network that is not in `weights`; `out` holds chunks of another plan.
-        Errors of `models.load` and, with `root`, of `companion.data`.
+        ValueError: unknown `data`; a network that is not in `weights`; `out` holds chunks of another plan. Damaged
+            weights and, with `root`, missing data are reported as by `models.load` and `companion.data`.
     """
     if data not in TABLES:
         raise ValueError(f"data must be one of {', '.join(TABLES)}, got {data!r}")

@@ -1,4 +1,4 @@
-"""The networks: `nn.Sequential`s of standard layers, so that anything can walk through them.
+"""The networks: an `nn.Sequential` of standard layers each, so that anything can walk through them.
 
 First those of the digits, 8 × 8, then those of colour images, 32 × 32: standard architectures whose `width` scales all
 channels. Images are in [0, 1] everywhere: what a network wants centred it centres itself, so that radii are in pixel
@@ -81,6 +81,7 @@ class Centre(nn.Module):
     """Images in [0, 1] to zero mean and unit variance, roughly, whatever the photographs: 4 (x − ½)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Centred images, in the shape of `x`."""
         return 4 * (x - 0.5)
 
 
@@ -92,6 +93,7 @@ class Residual(nn.Module):
         self.body, self.shortcut = body, shortcut or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The sum of both, which have the same shape."""
         return self.body(x) + self.shortcut(x)
 
 

@@ -60,8 +60,8 @@ def train_images(
         The registry: name -> entry, as `companion.models.card` reads it.
     Raises:
         ValueError: unknown `data`, `preset` or `only`; a network that another one needs has not been trained;
-            or `out` holds a checkpoint of another seed, recipe, precision or copy of the data.
-        Errors of `companion.data`.
+            or `out` holds a checkpoint of another seed, recipe, precision or copy of the data. Missing or damaged data
+            are reported as by `companion.data`.
     """
     recipes = _one_of("preset", preset, _one_of("data", data, PRESETS))
     if only is not None:
