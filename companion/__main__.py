@@ -52,7 +52,7 @@ def _add_table(commands) -> None:
     one.add_argument("--weights", default=models.WEIGHTS, help="folder that train has written (the shipped networks)")
     one.add_argument("--samples", type=int, default=2_000, help="generated images (2000)")
     one.add_argument("--steps", type=int, default=50, help="gradients per image and attack (50)")
-    one.add_argument("--metric-steps", type=int, default=12, help="steps along the data manifold per image (12)")
+    one.add_argument("--metric-steps", type=int, default=8, help="steps along the data manifold per image (8)")
     one.add_argument("--chunk", type=int, default=50, help="images at a time (50)")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.io import savemat
 from torch import nn
 from torch.nn import functional as F
 
@@ -132,6 +133,17 @@ train_images("cifar10", {str(folders[0])!r}, **{options!r})
     for card in cards:
         assert card["results"].pop("training_seconds") > 0
     assert cards[0] == cards[1]
+
+
+def test_house_numbers_are_not_flipped(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    for name, count in (("train_32x32.mat", 150), ("test_32x32.mat", 20)):
+        pixels, labels = random.integers(0, 256, (32, 32, 3, count), dtype=np.uint8), random.integers(1, 11, (count, 1))
+        savemat(tmp_path / name, {"X": pixels, "y": labels.astype(np.uint8)})
+    flips, shift = set(), images.shift
+    monkeypatch.setattr(images, "shift", lambda *args, flip: flips.add(flip) or shift(*args, flip=flip))
+    registry = train_images("svhn", tmp_path / "out", preset="smoke", root=tmp_path, device="cpu", only="lenet")
+    assert flips == {False} and registry["svhn/lenet"]["data"]["data"] == "svhn"
 
 
 def test_another_seed_gives_other_weights_and_no_global_state_changes(smoke, root, tmp_path):

@@ -33,7 +33,8 @@ def summarise(
         errors: kind -> error rate on real test images.
         lipschitz: a modulus of the generator that holds everywhere.
     Returns:
-        A list of `{"row": text, "bound": number or None, kind: number, ...}`; `bound` is for ten equal classes.
+        One dict a row. Its keys are "row", the row's name; "bound", the bound for equally likely classes or None; and
+        every kind, for that classifier's number.
     """
     kinds = list(kinds)
     latent_norm, image_norm = raw["latent_norm"].double().mean().item(), raw["image_norm"].double().mean().item()

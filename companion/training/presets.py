@@ -9,8 +9,20 @@ from dataclasses import dataclass
 class Classifier:
     """Recipe of a classifier: SGD with Nesterov momentum, a triangular schedule, label smoothing, a running average.
 
-    With `attack_steps` > 0 every batch is first attacked: projected gradient descent in L∞, radius 8/255, from a random
-    start. `start` names the classifier whose weights it begins with.
+    Attributes:
+        architecture: as `companion.models` builds it.
+        epochs: passes over the training images.
+        rate: the largest learning rate.
+        batch_size: images a step.
+        weight_decay: L2 penalty on all weights.
+        smoothing: label smoothing.
+        average: the most that a step's running average keeps of the one before.
+        attack_steps: if above 0, every batch is first attacked by so many steps of projected gradient ascent in L∞,
+            radius 8/255, from a random start.
+        start: the classifier whose weights it begins with, or None.
+        checkpoint_every: steps between checkpoints, and between lines of the log.
+        images: train on the first so many images only, or None.
+        judged: test images that are looked at in the end.
     """
 
     architecture: dict
@@ -29,7 +41,19 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Gan:
-    """Recipe of a generator; `judge` names the classifier whose features measure it."""
+    """Recipe of a generator: a DCGAN whose critic learns labels too.
+
+    Attributes:
+        architecture: as `companion.models` builds it.
+        judge: the classifier whose features measure the images in the end.
+        steps: steps of the critic and of the generator.
+        critic_width: channels of the critic's first layer.
+        rate: learning rate of both, constant for half of the run, then falling to zero.
+        batch_size: real images a step, and as many generated ones.
+        penalty: weight of the R1 penalty on the critic's slope.
+        entropy: weight of the labels in the generator's loss.
+        average, checkpoint_every, images, judged: as for `Classifier`.
+    """
 
     architecture: dict
     judge: str
