@@ -101,11 +101,12 @@ LONG = {
 def test_a_killed_run_resumes_to_the_same_result(kind, smoke, root, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS["cifar10"]["smoke"], kind, LONG[kind])
     folders = [tmp_path / "killed", tmp_path / "whole"]
-    for folder in folders:  # both need the plain Wide ResNet
+    needed = "vgg" if kind == "generator" else "wide-resnet"
+    for folder in folders:
         folder.mkdir()
-        registry = {"cifar10/wide-resnet": models.card("cifar10/wide-resnet", folder=smoke)}
+        registry = {f"cifar10/{needed}": models.card(f"cifar10/{needed}", folder=smoke)}
         (folder / "registry.json").write_text(json.dumps(registry))
-        shutil.copy(smoke / "cifar10-wide-resnet.safetensors", folder)
+        shutil.copy(smoke / f"cifar10-{needed}.safetensors", folder)
     options = dict(preset="smoke", root=str(root), device="cpu", only=kind)
     program = f"""
 from companion import data
@@ -172,7 +173,7 @@ def test_a_checkpoint_of_other_data_is_refused(smoke, root, tmp_path):
         (dict(preset="large"), "preset must be one of smoke, cpu, full, got 'large'"),
         (dict(only="lenet"), "only must be one of vgg, wide-resnet, .*, got 'lenet'"),
         (dict(only="wide-resnet-adversarial"), "out must hold cifar10/wide-resnet first, got .* --only wide-resnet"),
-        (dict(only="generator"), "out must hold cifar10/wide-resnet first"),
+        (dict(only="generator"), "out must hold cifar10/vgg first"),
     ],
 )
 def test_bad_options_are_named(change, message, root, tmp_path):

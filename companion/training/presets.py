@@ -92,17 +92,17 @@ PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
         "smoke": {
             "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 4}, **_TINY),
             **_wide_resnets(10, 1, _TINY, _TINY | dict(attack_steps=1, start="wide-resnet")),
-            "generator": _gan(4, critic_width=4, judge="wide-resnet", steps=12, **_FEW),
+            "generator": _gan(4, critic_width=4, judge="vgg", steps=12, **_FEW),
         },
         "cpu": {
             "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 32}, epochs=20, rate=0.1),
             **_wide_resnets(16, 2, dict(epochs=18), dict(epochs=7, rate=0.1, attack_steps=2, start="wide-resnet")),
-            "generator": _gan(64, judge="wide-resnet", steps=16_000),
+            "generator": _gan(64, judge="vgg", steps=25_000),
         },
         "full": {
             "vgg": Classifier({"builder": "vgg", "depth": 16, "width": 64}, epochs=60, rate=0.1),
             **_wide_resnets(28, 10, dict(epochs=60), dict(epochs=40, attack_steps=7)),
-            "generator": _gan(128, critic_width=128, judge="wide-resnet", steps=150_000, rate=2e-4, average=0.9999),
+            "generator": _gan(128, critic_width=128, judge="vgg", steps=150_000, rate=2e-4, average=0.9999),
         },
     },
     "svhn": {
@@ -116,7 +116,7 @@ PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
             "lenet": Classifier({"builder": "lenet", "width": 4}, epochs=20, rate=0.05),
             "resnet-18": _resnet(18, 16, epochs=10),
             "resnet-101": _resnet(101, 8, epochs=8),
-            "generator": _gan(64, judge="resnet-18", steps=16_000),
+            "generator": _gan(64, judge="resnet-18", steps=25_000),
         },
         "full": {
             "lenet": Classifier({"builder": "lenet", "width": 4}, epochs=40, rate=0.05),
