@@ -52,7 +52,10 @@ class Gan:
         batch_size: real images a step, and as many generated ones.
         penalty: weight of the R1 penalty on the critic's slope.
         entropy: weight of the labels in the generator's loss.
-        average, checkpoint_every, images, judged: as for `Classifier`.
+        average: the most that a step's running average keeps of the one before.
+        checkpoint_every: steps between checkpoints, and between lines of the log.
+        images: train on the first so many images only, or None.
+        judged: test images that are looked at in the end, and as many generated ones.
     """
 
     architecture: dict
