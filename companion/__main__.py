@@ -1,23 +1,70 @@
-"""`python -m companion train digits --out DIR`: re-create the shipped networks."""
+"""`python -m companion train ...`: re-create networks. `python -m companion table ...`: measure the deck's tables."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from companion.training import CLASSIFIERS, train_digits
+from companion import models
+from companion.experiments import TABLES, table
+from companion.training import CLASSIFIERS, PRESETS, train_digits, train_images
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m companion", description="Tools beside the book.")
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="re-create shipped networks and their registry entries")
-    train.add_argument("data", choices=["digits"])
-    train.add_argument("--out", required=True, help="folder to write into")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--only", choices=[*CLASSIFIERS, "generator"], help="make this network alone")
+    _add_train(commands)
+    _add_table(commands)
     options = parser.parse_args(arguments)
-    registry = train_digits(options.out, seed=options.seed, only=options.only, progress=True)
+    options.run(options)
+
+
+def _add_train(commands) -> None:
+    train = commands.add_parser("train", help="re-create networks and their registry entries; given again, it goes on")
+    data = train.add_subparsers(dest="data", required=True)
+    for name in ("digits", *PRESETS):
+        one = data.add_parser(name)
+        one.add_argument("--out", required=True, help="folder to write into")
+        one.add_argument("--seed", type=int, default=0)
+        kinds = [*CLASSIFIERS, "generator"] if name == "digits" else [*PRESETS[name]["cpu"]]
+        one.add_argument("--only", choices=kinds, help="make this network alone")
+        if name != "digits":
+            one.add_argument("--preset", choices=[*PRESETS[name]], default="cpu", help="how wide and how long (cpu)")
+            one.add_argument("--root", help="folder with the data (COMPANION_DATA); without it, a download")
+            one.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
+        one.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> None:
+    shared = dict(seed=options.seed, only=options.only, progress=True)
+    if options.data == "digits":
+        registry = train_digits(options.out, **shared)
+    else:
+        own = dict(preset=options.preset, root=options.root, device=options.device)
+        registry = train_images(options.data, options.out, **own, **shared)
     print(f"{options.out}: {', '.join(registry)}")
+
+
+def _add_table(commands) -> None:
+    one = commands.add_parser("table", help="measure one of the deck's tables; given again, it goes on")
+    one.add_argument("data", choices=[*TABLES])
+    one.add_argument("--out", required=True, help="folder to write into")
+    one.add_argument("--weights", default=models.WEIGHTS, help="folder that train has written (the shipped networks)")
+    one.add_argument("--samples", type=int, default=2_000, help="generated images (2000)")
+    one.add_argument("--steps", type=int, default=50, help="gradients per image and attack (50)")
+    one.add_argument("--metric-steps", type=int, default=8, help="steps along the data manifold per image (8)")
+    one.add_argument("--chunk", type=int, default=50, help="images at a time (50)")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
+    one.add_argument("--workers", type=int, default=1, help="processes that share the work (1)")
+    one.add_argument("--root", help="folder with the data set, to measure the error rates again")
+    one.set_defaults(run=_table)
+
+
+def _table(options: argparse.Namespace) -> None:
+    own = {name: value for name, value in vars(options).items() if name not in ("command", "run", "data", "out")}
+    table(options.data, options.out, **own, progress=True)
+    print((Path(options.out) / "table.md").read_text())
 
 
 if __name__ == "__main__":

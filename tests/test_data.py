@@ -1,12 +1,19 @@
-"""The digits: real scans in [0, 1], one fixed split, disjoint and stratified."""
+"""The digits: real scans in [0, 1], one fixed split. CIFAR-10 and SVHN: read, downloaded and refused as they should."""
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import shutil
 import sys
+import tarfile
+import threading
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from scipy.io import savemat
 
 from companion import data
 from companion.data import digits, held_out_digits
@@ -69,3 +76,195 @@ def test_other_scans_than_the_shipped_ones_are_refused(monkeypatch, tmp_path):
     data.SCANS.write_bytes(changed)
     with pytest.raises(RuntimeError, match="the held-out scans are damaged or were replaced: .* SHA-256"):
         held_out_digits()
+
+
+SERVED = "cifar-10-binary.tar.gz"
+
+
+@pytest.fixture
+def records(monkeypatch, tmp_path):
+    """A folder with CIFAR-10's files, of four records each, and what is in them."""
+    monkeypatch.setattr(data, "CIFAR10_RECORDS", 4)
+    random = torch.Generator().manual_seed(0)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    images = torch.randint(256, (6, 4, 3, 32, 32), generator=random, dtype=torch.uint8)
+    labels = torch.randint(10, (6, 4), generator=random, dtype=torch.uint8)
+    for name, pixels, label in zip(data.CIFAR10_FILES, images, labels, strict=True):
+        rows = torch.cat([label[:, None], pixels.flatten(1)], 1)
+        (folder / name).write_bytes(rows.numpy().tobytes())
+    return tmp_path, images, labels.long()
+
+
+@pytest.fixture
+def archive(records, monkeypatch):
+    """The same as an archive, whose SHA-256 counts as published."""
+    root, images, labels = records
+    with tarfile.open(root / SERVED, "w:gz") as tar:
+        tar.add(root / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    shutil.rmtree(root / "cifar-10-batches-bin")
+    digest = hashlib.sha256((root / SERVED).read_bytes()).hexdigest()
+    monkeypatch.setitem(data.PUBLISHED, SERVED, digest)
+    return root, images, labels
+
+
+@pytest.fixture
+def server(archive, monkeypatch, tmp_path_factory):
+    """Serves the archive's folder, from the byte that is asked for; the list of those bytes; the download cache."""
+    root, asked = archive[0], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = (root / self.path.lstrip("/")).read_bytes()
+            start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+            asked.append(start)
+            self.send_response(416 if start >= len(content) else 206 if start else 200)
+            self.send_header("Content-Length", str(max(0, len(content) - start)))
+            self.end_headers()
+            self.wfile.write(content[start:])
+
+        def log_message(self, *arguments):
+            pass
+
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("pooch.os_cache", lambda project: cache)
+    monkeypatch.delenv(data.VARIABLE, raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        monkeypatch.setitem(data.ADDRESSES, "cifar10", f"http://127.0.0.1:{running.server_address[1]}/")
+        yield root, asked, cache
+        running.shutdown()
+
+
+def assert_read(found, images, labels):
+    assert torch.equal(found.train_images, images[:5].flatten(0, 1)) and torch.equal(found.test_images, images[5])
+    assert torch.equal(found.train_labels, labels[:5].flatten()) and torch.equal(found.test_labels, labels[5])
+    assert found.train_images.dtype == torch.uint8 and found.train_labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("inside", ["", "cifar-10-batches-bin"])
+def test_cifar10_from_a_folder(records, inside):
+    root, images, labels = records
+    found = data.cifar10(root=root / inside)
+    assert_read(found, images, labels)
+    content = (root / "cifar-10-batches-bin" / "test_batch.bin").read_bytes()
+    assert found.copy["sha256"]["test_batch.bin"] == hashlib.sha256(content).hexdigest()
+    assert found.copy["data"] == "cifar10" and found.copy["verified"] is False and len(found.copy["sha256"]) == 6
+
+
+def test_cifar10_from_the_archive_and_by_the_variable(archive, monkeypatch):
+    root, images, labels = archive
+    monkeypatch.setenv(data.VARIABLE, str(root))
+    found = data.cifar10()
+    assert_read(found, images, labels)
+    assert found.copy["verified"] is True
+
+
+def test_red_is_the_first_plane_and_rows_come_before_columns(records):
+    root, *_ = records
+    path = root / "cifar-10-batches-bin" / "test_batch.bin"
+    record = bytearray(3073)
+    record[1 + 2 * 32 + 5] = 200  # red, row 2, column 5
+    path.write_bytes(bytes(record) * 4)
+    assert torch.nonzero(data.cifar10(root=root).test_images[0]).tolist() == [[0, 2, 5]]
+
+
+def test_download_then_cache(server, archive):
+    _, images, labels = archive
+    assert_read(data.cifar10(), images, labels)
+    assert_read(data.cifar10(), images, labels)
+    assert server[1] == [0]
+
+
+@pytest.mark.parametrize("missing", [1000, 0])
+def test_a_download_that_broke_off_goes_on(server, archive, missing):
+    root, asked, cache = server
+    content = (root / SERVED).read_bytes()
+    (cache / f"{SERVED}.unfinished").write_bytes(content[: len(content) - missing])
+    assert_read(data.cifar10(), *archive[1:])
+    assert asked == [len(content) - missing] and not (cache / f"{SERVED}.unfinished").exists()
+
+
+def test_another_file_than_the_published_one_is_refused(server, monkeypatch):
+    root, _, cache = server
+    monkeypatch.setitem(data.PUBLISHED, SERVED, "0" * 64)
+    with pytest.raises(RuntimeError, match="not the file that was published"):
+        data.cifar10()
+    assert not list(cache.iterdir())
+    with pytest.raises(RuntimeError, match=f"{SERVED} is damaged: its SHA-256 is .* published is 0000"):
+        data.cifar10(root=root)
+
+
+def test_offline_says_what_to_do(server, monkeypatch):
+    monkeypatch.setitem(data.ADDRESSES, "cifar10", "http://127.0.0.1:1/")
+    with pytest.raises(OSError, match="could not download http://127.0.0.1:1/cifar.*to .*cache.*root=.*COMPANION_DATA"):
+        data.cifar10()
+
+
+def test_without_pooch(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"adversarial-vulnerability\[data\]"):
+        data.cifar10()
+
+
+@pytest.mark.parametrize("load", [data.cifar10, data.svhn])
+def test_unknown_and_empty_root(load, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="root must be a folder that exists, got '.*nowhere'"):
+        load(root=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="does not hold .*, which is at http.*COMPANION_DATA"):
+        load(root=tmp_path)
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="COMPANION_DATA must be a folder that exists"):
+        load()
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: c[:3073], lambda c: b"\x0a" + c[1:], lambda c: b""])
+def test_damaged_records(records, damage):
+    path = records[0] / "cifar-10-batches-bin" / "data_batch_3.bin"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(RuntimeError, match="data_batch_3.bin is damaged"):
+        data.cifar10(root=records[0])
+
+
+@pytest.fixture
+def house_numbers(tmp_path):
+    """A folder with SVHN's two files, tiny, and what is in them."""
+    random = np.random.default_rng(0)
+    content = {}
+    for name, count in (("train_32x32.mat", 12), ("test_32x32.mat", 5)):
+        pixels = random.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = random.integers(1, 11, (count, 1), dtype=np.uint8)
+        labels[0] = 10
+        savemat(tmp_path / name, {"X": pixels, "y": labels}, do_compression=True)
+        content[name] = pixels, labels
+    return tmp_path, content
+
+
+def test_svhn(house_numbers, monkeypatch):
+    root, content = house_numbers
+    found = data.svhn(root=root)
+    pixels, labels = content["train_32x32.mat"]
+    assert found.train_images.shape == (12, 3, 32, 32) and found.train_images.dtype == torch.uint8
+    assert found.train_images[7, 1, 20, 3] == pixels[20, 3, 1, 7]
+    assert found.train_labels[0] == 0 and (found.train_labels.numpy() == labels[:, 0] % 10).all()
+    assert found.test_images.shape == (5, 3, 32, 32) and found.copy["verified"] is False
+    for name, digest in found.copy["sha256"].items():
+        monkeypatch.setitem(data.PUBLISHED, name, digest)
+    assert data.svhn(root=root).copy["verified"] is True
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: savemat(path, {"X": np.zeros((32, 32, 3, 4), np.uint8)}),
+        lambda path: savemat(path, {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((3, 1), np.uint8)}),
+        lambda path: savemat(path, {"X": np.zeros((32, 32, 3, 2)), "y": np.ones((2, 1), np.uint8)}),
+        lambda path: savemat(path, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.zeros((2, 1), np.uint8)}),
+    ],
+)
+def test_damaged_house_numbers(house_numbers, damage):
+    damage(house_numbers[0] / "test_32x32.mat")
+    with pytest.raises(RuntimeError, match="test_32x32.mat is damaged"):
+        data.svhn(root=house_numbers[0])

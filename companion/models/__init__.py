@@ -62,7 +62,7 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     remedy = f"reinstall the package, or re-create it: {entry['recipe']}"
     path, what = Path(folder) / entry["file"], f"the weights of {name!r}"
     stored = _shipped.read(path, entry["sha256"], what=what, remedy=remedy)
-    weights = {key: value.to(torch.float32) for key, value in stored.items()}
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
     with torch.device("meta"):  # no memory and no random numbers spent on weights that are replaced at once
         network = build(entry["architecture"])
     network.load_state_dict(weights, assign=True)

@@ -9,26 +9,19 @@ checkpoints, which may be deleted.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as dump_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
 
 from companion import models
 from companion.data import Digits, digits
 from companion.models import quality
+from companion.training.run import Run, as_shipped, publish
 
 CLASSIFIERS = {
     "linear": {"builder": "digits_linear"},
@@ -79,13 +72,14 @@ def train_digits(
     for kind in networks if only is None else [only]:
         run = Run(out, f"digits-{kind}", seed, recipe, progress)
         if kind == "generator":
-            architecture, network = GENERATOR, _as_shipped(train_generator(run, data))
+            architecture, network = GENERATOR, as_shipped(train_generator(run, data))
             folder = out if (out / "digits-cnn.safetensors").exists() else models.WEIGHTS
             results = quality.generator_report(network, models.load("digits/cnn", folder=folder), data)
         else:
-            architecture, network = CLASSIFIERS[kind], _as_shipped(train_classifier(run, data, kind))
+            architecture, network = CLASSIFIERS[kind], as_shipped(train_classifier(run, data, kind))
             results = quality.classifier_report(network, data)
-        registry = _publish(run, f"digits/{kind}", network, architecture, results)
+        command = f"python -m companion train digits --seed {seed} --only {kind} --out DIR"
+        registry = publish(run, f"digits/{kind}", network, architecture, results, command=command, data=DATA)
     return registry
 
 
@@ -174,115 +168,6 @@ def distort(images: Tensor, random: torch.Generator) -> Tensor:
     ]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
-
-
-class Run:
-    """One network's training run: its random numbers, its log and its checkpoint."""
-
-    def __init__(self, out: Path, name: str, seed: int, recipe: Recipe, progress: bool) -> None:
-        self.out, self.name, self.seed, self.recipe, self.progress = out, name, seed, recipe, progress
-        self.random = torch.Generator().manual_seed(seed)
-        self.log = out / f"{name}.jsonl"
-        self.checkpoint = out / "checkpoints" / f"{name}.safetensors"
-
-    @contextmanager
-    def seeded(self) -> Iterator[None]:
-        """Layers are initialised from the run's seed inside; the global random state is put back after."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            yield
-
-    def loop(
-        self,
-        step: Callable[[int], dict],
-        steps: int,
-        parts: dict[str, nn.Module],
-        optimizers: dict[str, Optimizer],
-    ) -> None:
-        """Call `step(index)` for every index not done yet; a checkpoint every so often and at the end."""
-        done = self._restore(parts, optimizers)
-        kept = self.log.read_text().splitlines() if self.log.exists() else []
-        self.log.write_text("".join(line + "\n" for line in kept if json.loads(line)["step"] <= done))
-        with tqdm(total=steps, initial=done, desc=self.name, disable=not self.progress) as bar:
-            for index in range(done, steps):
-                row = step(index)
-                bar.update()
-                if (index + 1) % self.recipe.checkpoint_every == 0 or index + 1 == steps:
-                    bar.set_postfix(row)
-                    with self.log.open("a") as log:
-                        log.write(json.dumps({"step": index + 1} | row) + "\n")
-                    self._save(index + 1, parts, optimizers)
-
-    def _settings(self) -> dict[str, str]:
-        return {"seed": str(self.seed), "recipe": json.dumps(asdict(self.recipe))}
-
-    def _save(self, done: int, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
-        tensors = {"done": torch.tensor(done), "random": self.random.get_state()}
-        for name, part in parts.items():
-            tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
-        for name, optimizer in optimizers.items():
-            for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {f"{name}/{index}/{key}": value for key, value in moments.items()}
-        _write(self.checkpoint, dump_weights(tensors, self._settings()))
-
-    def _restore(self, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
-        if not self.checkpoint.exists():
-            return 0
-        with safe_open(self.checkpoint, "pt") as file:
-            if file.metadata() != self._settings():
-                raise ValueError(
-                    f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
-                    f"{file.metadata()}, asked for {self._settings()}; delete it or choose another folder"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        for name, part in parts.items():
-            part.load_state_dict({key: tensors[f"{name}/{key}"] for key in part.state_dict()})
-        for name, optimizer in optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"{name}/"):
-                    _, index, moment = key.split("/")
-                    state.setdefault(int(index), {})[moment] = value
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        self.random.set_state(tensors["random"])
-        return int(tensors["done"])
-
-
-def _publish(run: Run, name: str, network: nn.Module, architecture: dict, results: dict) -> dict:
-    """Write the weights in half precision and the registry entry; return the whole registry."""
-    content = dump_weights({key: value.half() for key, value in network.state_dict().items()})
-    file = f"{run.name}.safetensors"
-    _write(run.out / file, content)
-    path = run.out / "registry.json"
-    registry = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    registry[name] = {
-        "file": file,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "architecture": architecture,
-        "recipe": f"python -m companion train digits --seed {run.seed} --only {name.split('/')[1]} --out DIR",
-        "settings": asdict(run.recipe),
-        "seed": run.seed,
-        "torch": torch.__version__,
-        "data": DATA,
-        "results": results,
-    }
-    registry = dict(sorted(registry.items()))
-    _write(path, (json.dumps(registry, indent=2) + "\n").encode())
-    return registry
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write all of it or nothing: a killed run leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-
-
-def _as_shipped(network: nn.Sequential) -> nn.Sequential:
-    """The network with weights rounded to fp16 and frozen: what is measured is what will be loaded."""
-    network.load_state_dict({key: value.half().float() for key, value in network.state_dict().items()})
-    return network.eval().requires_grad_(False)
 
 
 def _descend(optimizer: Optimizer, loss: Tensor) -> None:

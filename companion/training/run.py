@@ -1,0 +1,141 @@
+"""A training run that may be killed at any moment: its random numbers, its log, its checkpoint, its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as dump_weights
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm.auto import tqdm
+
+
+class Run:
+    """One network's training run: its random numbers, its log and its checkpoint."""
+
+    def __init__(self, out: Path, name: str, seed: int, recipe, progress: bool, **settings: str) -> None:
+        """`settings`: whatever else a run must have been begun with to be gone on with."""
+        self.out, self.name, self.seed, self.recipe, self.progress = out, name, seed, recipe, progress
+        self.settings = {"seed": str(seed), "recipe": json.dumps(asdict(recipe))} | settings
+        self.random = torch.Generator().manual_seed(seed)
+        self.seconds = 0.0
+        self.log = out / f"{name}.jsonl"
+        self.checkpoint = out / "checkpoints" / f"{name}.safetensors"
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Layers are initialised from the run's seed inside; the global random state is put back after."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            yield
+
+    def loop(
+        self,
+        step: Callable[[int], dict],
+        steps: int,
+        parts: dict[str, nn.Module],
+        optimizers: dict[str, Optimizer],
+    ) -> None:
+        """Call `step(index)` for every index not done yet; a checkpoint every so often and at the end."""
+        done = self._restore(parts, optimizers)
+        kept = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.write_text("".join(line + "\n" for line in kept if json.loads(line)["step"] <= done))
+        with tqdm(total=steps, initial=done, desc=self.name, disable=not self.progress) as bar:
+            began = time.monotonic() - self.seconds
+            for index in range(done, steps):
+                row = step(index)
+                bar.update()
+                if (index + 1) % self.recipe.checkpoint_every == 0 or index + 1 == steps:
+                    row = {key: float(value) for key, value in row.items()}
+                    bar.set_postfix(row)
+                    self.seconds = time.monotonic() - began
+                    with self.log.open("a") as log:
+                        log.write(json.dumps({"step": index + 1} | row) + "\n")
+                    self._save(index + 1, parts, optimizers)
+
+    def _save(self, done: int, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
+        tensors = {"done": torch.tensor(done), "random": self.random.get_state()}
+        tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
+        for name, part in parts.items():
+            tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
+        for name, optimizer in optimizers.items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}/{index}/{key}": value for key, value in moments.items() if value is not None}
+        tensors = {key: value.contiguous() for key, value in tensors.items()}  # channels-last ones are not
+        write(self.checkpoint, dump_weights(tensors, self.settings))
+
+    def _restore(self, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
+        if not self.checkpoint.exists():
+            return 0
+        with safe_open(self.checkpoint, "pt") as file:
+            if file.metadata() != self.settings:
+                raise ValueError(
+                    f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
+                    f"{file.metadata()}, asked for {self.settings}; delete it or choose another folder"
+                )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        for name, part in parts.items():
+            part.load_state_dict({key: tensors[f"{name}/{key}"] for key in part.state_dict()})
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"{name}/"):
+                    _, index, moment = key.split("/")
+                    state.setdefault(int(index), {})[moment] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        self.random.set_state(tensors["random"])
+        self.seconds = tensors["seconds"].item()
+        return int(tensors["done"])
+
+
+def publish(
+    run: Run, name: str, network: nn.Module, architecture: dict, results: dict, *, command: str, data: str | dict
+) -> dict:
+    """Write the weights in half precision and the registry entry; return the whole registry."""
+    content = dump_weights({key: _half(value).cpu().contiguous() for key, value in network.state_dict().items()})
+    file = f"{run.name}.safetensors"
+    write(run.out / file, content)
+    path = run.out / "registry.json"
+    registry = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    registry[name] = {
+        "file": file,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "architecture": architecture,
+        "recipe": command,
+        "settings": asdict(run.recipe),
+        "seed": run.seed,
+        "torch": torch.__version__,
+        "data": data,
+        "results": results,
+    }
+    registry = dict(sorted(registry.items()))
+    write(path, (json.dumps(registry, indent=2) + "\n").encode())
+    return registry
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write all of it or nothing: a killed run leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+def as_shipped(network: nn.Sequential) -> nn.Sequential:
+    """The network with weights rounded to fp16 and frozen: what is measured is what will be loaded."""
+    network.load_state_dict({key: _half(value) for key, value in network.state_dict().items()})
+    return network.eval().requires_grad_(False)
+
+
+def _half(value: Tensor) -> Tensor:
+    """Half precision for weights and statistics; counts stay whole."""
+    return value.half() if value.is_floating_point() else value

@@ -1,0 +1,252 @@
+"""The table command, on tiny networks: its numbers checked again; killed and gone on with, it writes the same files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors import safe_open
+from scipy.stats import norm
+from torch import nn
+
+import companion
+from companion import data, models
+from companion.experiments import TABLES, report, summarise, table
+from companion.robustness import radii
+from companion.smoothness import Lipschitz
+from companion.training.run import Run, as_shipped, publish
+from companion.vulnerability import robustness_quantile
+
+KINDS = list(TABLES["cifar10"])
+OPTIONS = dict(samples=30, chunk=4, steps=4, metric_steps=1, device="cpu")
+
+
+@dataclass(frozen=True)
+class Untrained:
+    checkpoint_every: int = 1
+
+
+def write_networks(folder: Path) -> None:
+    """A small DCGAN and three LeNets, untrained, their logits centred so that several classes occur."""
+    architectures = {
+        "generator": {"builder": "dcgan_generator", "latent_dim": 5, "width": 2},
+        **{kind: {"builder": "lenet", "width": 1} for kind in KINDS},
+    }
+    for seed, (kind, architecture) in enumerate(architectures.items()):
+        run = Run(folder, f"cifar10-{kind}", seed, Untrained(), False)
+        with run.seeded():
+            network = models.build(architecture)
+            z = torch.randn(500, 5)
+        if kind == "generator":
+            with torch.no_grad():
+                network[-2].weight *= 12
+                network(z)
+            generator = network.eval()
+        else:
+            with torch.no_grad():
+                network[-1].bias -= network(generator(z)).mean(0)
+        results = {"test_accuracy": 0.25 + seed / 100}
+        publish(run, f"cifar10/{kind}", as_shipped(network), architecture, results, command="none", data="none")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    write_networks(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    table("cifar10", folder, weights=weights, **OPTIONS)
+    return folder
+
+
+def raw(folder: Path) -> dict:
+    with safe_open(folder / "radii.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}
+
+
+def rows_of(folder: Path) -> dict:
+    """row name -> {column: number or None}, from the CSV file."""
+    lines = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))
+    return {line.pop(""): {key: float(value) if value else None for key, value in line.items()} for line in lines}
+
+
+def test_the_raw_radii_are_those_of_the_latents(whole, weights):
+    stored, generator = raw(whole), models.load("cifar10/generator", folder=weights)
+    classifier = models.load("cifar10/vgg", folder=weights)
+    draws = torch.Generator().manual_seed(2)  # seed 0, chunk 2
+    z = torch.randn(44, 5, generator=draws)[:4]
+    expected = radii(generator, classifier, z, steps=4, metric_steps=1)
+    here = slice(8, 12)
+    for key in ("latent", "in_distribution", "unconstrained"):
+        torch.testing.assert_close(stored[f"vgg/{key}"][here], getattr(expected, key), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stored["latent_norm"][here], z.norm(dim=1))
+    torch.testing.assert_close(stored["image_norm"][here], generator(z).flatten(1).norm(dim=1))
+    assert torch.equal(stored["vgg/label"][here], classifier(generator(z)).argmax(1))
+    for kind in KINDS:
+        assert stored[f"{kind}/counts"].sum() == 30 * (1 + report.COUNTED)
+        assert (stored[f"{kind}/unconstrained"] <= stored[f"{kind}/in_distribution"]).all()
+        assert (stored[f"{kind}/in_distribution"] <= stored[f"{kind}/image_distance_at_latent_witness"]).all()
+
+
+def test_the_table_is_what_the_radii_say(whole, weights):
+    stored, rows, title = raw(whole), rows_of(whole), TABLES["cifar10"]["vgg"]
+    ordered = sorted((stored["vgg/latent"].double() / stored["latent_norm"].double().mean()).tolist())
+    assert rows["Z-space"][title] == pytest.approx(ordered[7])  # 8 of 30 are at least a quarter, 7 are not
+    assert rows["error rate"][title] == pytest.approx(0.74)
+    assert rows["largest class probability"][title] == pytest.approx((stored["vgg/counts"].sum(0) / 330).max().item())
+    # (4) for ten equal classes, by SciPy: 0.157979905 is where it is a quarter.
+    a, t = norm.isf(0.1), rows["Z-space"]["bound"] * stored["latent_norm"].double().mean().item()
+    assert 10 * (norm.cdf(a + t) - norm.cdf(a)) == pytest.approx(0.25)
+    assert t == pytest.approx(0.157979905)
+    p = stored["vgg/counts"].sum(0).double() / 330
+    expected = robustness_quantile(0.25, p, Lipschitz(1.0)) / stored["latent_norm"].double().mean()
+    assert rows["Z-space: bound for the classifier's own class probabilities"][title] == pytest.approx(expected.item())
+
+
+def columns(n: int = 1000) -> dict:
+    """A linear world: r_Z = |z_1|, images twice as far apart, every local modulus exactly 2 t."""
+    z = torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    own = {
+        "latent": z[:, 0].abs(),
+        "in_distribution": 2 * z[:, 0].abs(),
+        "unconstrained": z[:, 0].abs(),
+        "image_distance_at_latent_witness": 2 * z[:, 0].abs(),
+        "in_distribution_witness_norm": z.norm(dim=1),
+        "counts": torch.tensor([[n // 2, n // 2]]),
+    }
+    shared = {"latent_norm": z.norm(dim=1), "image_norm": torch.full((n,), 4.0)}
+    shared["local_moduli"] = 2 * torch.tensor(report.REACHES, dtype=torch.float64).expand(n, -1)
+    return shared | {f"f/{key}": value for key, value in own.items()}
+
+
+def test_bounds_in_a_world_where_all_is_known():
+    """Two half-spaces and a linear generator attain the bound: r_Z has 25 % quantile Φ⁻¹(0.625) = 0.3186."""
+    rows = {row["row"]: row for row in summarise(columns(), ["f"], {"f": 0.5}, Lipschitz(3.0))}
+    mean = columns()["latent_norm"].mean().item()
+    assert rows["Z-space"]["bound"] == pytest.approx(norm.ppf(0.625) / mean)
+    assert rows["Z-space"]["f"] == pytest.approx(norm.ppf(0.625) / mean, rel=0.15)
+    certified = rows["in-distribution: the same bound from a certified Lipschitz constant"]
+    assert certified["bound"] == certified["f"] == pytest.approx(3 * norm.ppf(0.625) / 4)
+    # The measured modulus is 2 t; of the radii in REACHES, 0.36 is the first beyond 0.3186.
+    assert rows["in-distribution"]["bound"] == pytest.approx(2 * 0.36 / 4)
+    assert rows["error rate"] == {"row": "error rate", "bound": None, "f": 0.5}
+    assert rows["smallest class probability"]["f"] == 0.5
+
+
+def test_one_class_alone_is_bounded_by_nothing():
+    world = columns(40) | {"f/counts": torch.tensor([[40, 0]]), "f/latent": torch.full((40,), math.inf)}
+    rows = {row["row"]: row for row in summarise(world, ["f"], {"f": 0.5}, Lipschitz(3.0))}
+    assert rows["Z-space"]["f"] == rows["Z-space: bound for the classifier's own class probabilities"]["f"] == math.inf
+    assert rows["images with a witness, latent"]["f"] == 0
+
+
+@pytest.mark.parametrize("level, expected", [(0.25, 1.0), (0.26, 2.0), (0.5, 2.0), (0.75, 3.0), (1.0, math.inf)])
+def test_quantiles_are_values_that_occur(level, expected):
+    assert report.quantile(torch.tensor([3.0, math.inf, 1.0, 2.0]), level) == expected
+
+
+def test_provenance_is_with_the_radii(whole, weights):
+    stated = json.loads((whole / "provenance.json").read_text())
+    with safe_open(whole / "radii.safetensors", "pt") as file:
+        inside = json.loads(file.metadata()["provenance"])
+    assert inside.items() <= stated.items()
+    names = models.names(folder=weights)
+    assert stated["weights"] == {name: models.card(name, folder=weights)["sha256"] for name in names}
+    assert stated["torch"] == torch.__version__ and stated["version"] == companion.__version__ and stated["seed"] == 0
+    if (Path(companion.__file__).parents[1] / ".git").exists():
+        assert len(stated["commit"].split("+")[0]) == 40
+    assert all(seconds > 0 for seconds in stated["seconds_per_1000_images"].values())
+    text = (whole / "table.md").read_text()
+    assert all(name in text for name in [*TABLES["cifar10"].values(), stated["commit"], "30 generated images"])
+
+
+def start(weights: Path, out: Path, workers: int) -> subprocess.Popen:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    command = [sys.executable, "-m", "companion", "table", "cifar10", f"--weights={weights}", f"--out={out}", *options]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([*command, f"--workers={workers}"], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while len(list(out.glob("chunks/*.safetensors"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_resumes_to_the_same_table(workers, weights, whole, tmp_path):
+    process = start(weights, tmp_path, workers)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= workers - 1
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not psutil.wait_procs(children, timeout=30)[1], "workers were left behind"
+    done = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("chunks/*.safetensors")}
+    assert len(done) < 8 and not (tmp_path / "table.md").exists()
+    table("cifar10", tmp_path, weights=weights, **OPTIONS)
+    for name in ("table.md", "table.csv", "radii.safetensors"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+    assert all((tmp_path / "chunks" / name).stat().st_mtime_ns == stamp for name, stamp in done.items())
+
+
+def test_chunks_of_another_plan_are_refused(whole, weights):
+    with pytest.raises(ValueError, match="out must not hold chunks of another plan"):
+        table("cifar10", whole, weights=weights, **OPTIONS | dict(seed=1))
+
+
+def test_another_seed_gives_other_radii(whole, weights, tmp_path):
+    table("cifar10", tmp_path, weights=weights, **OPTIONS | dict(seed=1, samples=3))
+    assert not torch.equal(raw(tmp_path)["latent_norm"], raw(whole)["latent_norm"][:3])
+
+
+def test_error_rates_are_measured_again_where_there_is_data(weights, tmp_path, monkeypatch):
+    classifier = models.load("cifar10/vgg", folder=weights)
+    pictures = torch.randint(256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    right = classifier(pictures / 255).argmax(1)
+    labels = torch.where(torch.arange(20) < 5, (right + 1) % 10, right)  # five of twenty are wrong
+    monkeypatch.setattr(data, "cifar10", lambda *, root: data.Images(None, None, pictures, labels, {"root": root}))
+    table("cifar10", tmp_path, weights=weights, **OPTIONS | dict(samples=2), root="here")
+    assert rows_of(tmp_path)["error rate"]["VGG"] == pytest.approx(0.25)
+    assert json.loads((tmp_path / "provenance.json").read_text())["error_rates_measured_on"] == {"root": "here"}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(data="cifar100"), "data must be one of cifar10, svhn, got 'cifar100'"),
+        (dict(samples=0), "samples must be an integer of at least 1, got 0"),
+        (dict(chunk=0), "chunk must be an integer of at least 1, got 0"),
+        (dict(workers=0), "workers must be an integer of at least 1, got 0"),
+        (dict(seed=4096), "seed must be less than 4096, got 4096"),
+        (dict(metric_steps=-1), "metric_steps must be an integer of at least 0"),
+        (dict(data="svhn"), "weights must be a folder with svhn/generator, svhn/lenet, .* companion train svhn"),
+        (dict(weights=Path("nowhere")), "weights must be a folder with cifar10/generator, .* got 'nowhere'; make them"),
+    ],
+)
+def test_bad_options_are_named(change, message, weights, tmp_path):
+    options = dict(data="cifar10", weights=weights) | OPTIONS | change
+    with pytest.raises(ValueError, match=message):
+        table(options.pop("data"), tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_in_the_table_are_those_that_are_trained():
+    from companion.training import PRESETS
+
+    assert all([*TABLES[name], "generator"] == [*PRESETS[name][preset]] for name in TABLES for preset in PRESETS[name])
+    assert isinstance(models.build({"builder": "lenet", "width": 1}), nn.Sequential)
