@@ -40,6 +40,9 @@ class Square(Modulus):
     def _forward(self, t):
         return t.square()
 
+    def __repr__(self):
+        return "Square()"
+
 
 def extreme_mean(modulus, p) -> float:
     """E ω(T) by SciPy: ∫ ω(t) Σ φ(a_i + t) dt."""
