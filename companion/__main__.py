@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from companion.training import CLASSIFIERS, train_digits
+from companion.training import NETWORKS, train_digits
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("data", choices=["digits"])
     train.add_argument("--out", required=True, help="folder to write into")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--only", choices=[*CLASSIFIERS, "generator"], help="make this network alone")
+    train.add_argument("--only", choices=NETWORKS, help="make this network alone")
     options = parser.parse_args(arguments)
     registry = train_digits(options.out, seed=options.seed, only=options.only, progress=True)
     print(f"{options.out}: {', '.join(registry)}")
