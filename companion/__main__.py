@@ -1,9 +1,10 @@
-"""`python -m companion train digits --out DIR`: re-create the shipped networks."""
+"""`python -m companion train digits --out DIR`: re-create the shipped networks; `arms-race`: attack them all."""
 
 from __future__ import annotations
 
 import argparse
 
+from companion import arms_race
 from companion.training import NETWORKS, train_digits
 
 
@@ -15,7 +16,16 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--out", required=True, help="folder to write into")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--only", choices=NETWORKS, help="make this network alone")
+    race = commands.add_parser("arms-race", help="measure every attack against every defence")
+    race.add_argument("data", help="digits, or another set whose networks are trained")
+    race.add_argument("--out", required=True, help="JSON file to write")
+    race.add_argument("--images", type=int, default=100, help="how many held-out images")
+    race.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.command == "arms-race":
+        found = arms_race.run(options.data, images=options.images, seed=options.seed, progress=True)
+        arms_race.save(found, options.out)
+        return
     registry = train_digits(options.out, seed=options.seed, only=options.only, progress=True)
     print(f"{options.out}: {', '.join(registry)}")
 

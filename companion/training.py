@@ -106,6 +106,7 @@ def train_digits(
                 network = train_classifier(run, data, kind)
             elif kind in DEFENDED:
                 network = train_defended(run, data, kind)
+                extra = {"distilled": {"temperature": TEMPERATURE}, "surrogate": {}}.get(kind, {"eps": EPS})
             else:
                 network, extra = train_substitute(run, data, kind.removeprefix("substitute-"))
             network = _as_shipped(network)
@@ -144,12 +145,11 @@ def train_substitute(run: Run, data: Digits, victim: str) -> tuple[nn.Module, di
 
     Returns the substitute, and how many labels it took and how often it agrees with the victim.
     """
-    asked = _made(VICTIMS[victim], run.out)
+    asked = plain = _made(VICTIMS[victim], run.out)
     if victim == "quantised":
-        network = asked
-        asked = lambda x: network(quantise(x))  # noqa: E731
+        asked = lambda x: plain(quantise(x))  # noqa: E731
     elif victim == "random":
-        asked = eot(RandomActivations(asked, seed=run.seed))
+        asked = eot(RandomActivations(plain, seed=run.seed))
     generator = _made("generator", run.out)
     seeds = generator(torch.randn(SEEDS, generator.latent_dim, generator=run.random))
     with run.seeded():

@@ -92,7 +92,7 @@ def lbfgs(
     return result
 
 
-def minimise(objective: Callable, start: Tensor, *, steps: int, bounds=None, tolerance: float = 1e-3) -> Tensor:
+def minimise(objective: Callable, start: Tensor, *, steps: int, bounds=None, tolerance: float = 1e-2) -> Tensor:
     """Local minima of n functions in a box, by L-BFGS on all of them at once.
 
     A pixel at its bound whose derivative points outwards is held; the quasi-Newton step is taken in the others,
@@ -103,7 +103,7 @@ def minimise(objective: Callable, start: Tensor, *, steps: int, bounds=None, tol
         start: (n, m) points in the box.
         steps: most steps a row.
         bounds: None, or (low, high).
-        tolerance: a row is done when a step lowers its value by less than this share of it.
+        tolerance: a row is done when a step is shorter than this share of the way from its start.
 
     Returns:
         (n, m) points, none with a larger value than its start.
@@ -116,7 +116,7 @@ def minimise(objective: Callable, start: Tensor, *, steps: int, bounds=None, tol
         held = ((point <= low) & (gradient > 0)) | ((point >= high) & (gradient < 0))
         slope = gradient.masked_fill(held, 0.0)
         step = _quasi_newton(slope[rows], ~held[rows], [m[rows] for m in moves], [g[rows] for g in changes])
-        before, old_gradient, old_value = point.clone(), gradient.clone(), value.clone()
+        before, old_value, old_gradient = point.clone(), value.clone(), gradient.clone()
         trying, length = torch.arange(len(rows), device=rows.device), 1.0
         for _ in range(_HALVINGS):
             part = rows[trying]
@@ -129,8 +129,8 @@ def minimise(objective: Callable, start: Tensor, *, steps: int, bounds=None, tol
             trying, length = trying[~fallen], length / 2
             if not len(trying):
                 break
-        # Done, up to rounding, where no step or hardly any lowers the value.
-        rows = rows[(old_value - value)[rows] > tolerance * old_value[rows].abs()]
+        # A row that no step improves has not moved, and is done as well.
+        rows = rows[(point - before)[rows].norm(dim=1) > tolerance * (point - start)[rows].norm(dim=1)]
         if not len(rows):
             break
         moves = [*moves, point - before][-_MEMORY:]
