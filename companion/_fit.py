@@ -50,6 +50,8 @@ def fit(
     """
     if not isinstance(network, nn.Module):
         raise ValueError(f"network must be a torch module, got {network!r}")
+    if not count:
+        raise ValueError("images must hold at least one image, got none")
     steps, batch_size = check.integer("steps", steps, minimum=1), check.integer("batch_size", batch_size, minimum=1)
     network = copy.deepcopy(network).requires_grad_(True).train()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)

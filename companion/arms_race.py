@@ -256,7 +256,7 @@ def save(found: Matrix, path: Path | str) -> None:
 
 def load(path: Path | str) -> Matrix:
     """The `Matrix` that `save` wrote; "digits" stands for the one that comes with the package."""
-    path = RESULTS / f"arms_race-{path}.json" if "." not in str(path) else Path(path)
+    path = Path(path) if "." in str(path) else RESULTS / f"arms_race-{path}.json"
     if not path.is_file():
         raise FileNotFoundError(f"no such result: {path}; it is made by: python -m companion arms-race --help")
     fields = json.loads(path.read_text(encoding="utf-8"))
