@@ -6,7 +6,29 @@ A generator is any callable (n, d) -> (n, *image) with an integer attribute `lat
 callable (n, *image) -> (n, K) logits. Every idea of the book is one module of this package.
 """
 
-from companion import attacks, circle, models, projection, robustness, smoothness, tightness, vulnerability
+from companion import (
+    arms_race,
+    attacks,
+    circle,
+    defences,
+    models,
+    projection,
+    robustness,
+    smoothness,
+    tightness,
+    vulnerability,
+)
 
-__all__ = ["attacks", "circle", "models", "projection", "robustness", "smoothness", "tightness", "vulnerability"]
+__all__ = [
+    "arms_race",
+    "attacks",
+    "circle",
+    "defences",
+    "models",
+    "projection",
+    "robustness",
+    "smoothness",
+    "tightness",
+    "vulnerability",
+]
 __version__ = "0.1.0"

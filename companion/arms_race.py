@@ -63,7 +63,9 @@ class Matrix(NamedTuple):
     """What `matrix` measured, for V victims, T threat models and A attacks.
 
     Attributes:
-        victims, threats, attacks: the names along the three axes.
+        victims: the names along the first axis.
+        threats: the names along the second.
+        attacks: the names along the third.
         accuracy: (V, T, A) share of all images still classified rightly under attack; NaN where nothing was measured.
         distance: (V, T, A) median L2 length of the smallest perturbation found, over the images that are classified
             rightly to begin with; `inf` where fewer than half were fooled.

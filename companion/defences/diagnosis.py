@@ -30,7 +30,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def masked(self) -> bool:
-        """Whether any symptom was seen: then the robustness shown by gradient attacks is not to be believed."""
+        """True if any symptom was seen; then the robustness shown by gradient attacks is not to be believed."""
         return any(self.symptoms.values())
 
 
