@@ -477,7 +477,7 @@ def equation(original, noise, perturbed, *, factor: str, texts) -> Figure:
     if not first.shape == middle.shape == last.shape:
         raise ValueError(f"noise and perturbed must have the shape of original, {first.shape}")
     texts = _names("texts", texts, 3)
-    size = (STYLE["figure.figsize"][0], 2.5)
+    size = (STYLE["figure.figsize"][0], 2.1)
     figure, axes = pyplot.subplots(1, 5, figsize=size, width_ratios=[4, 2, 4, 0.7, 4])
     for axis, picture, text in zip(axes[::2], (first, middle, last), texts, strict=True):
         _show(axis, picture)
