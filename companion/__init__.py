@@ -8,8 +8,10 @@ callable (n, *image) -> (n, K) logits. Every idea of the book is one module of t
 
 from companion import (
     approximation,
+    arms_race,
     attacks,
     circle,
+    defences,
     models,
     projection,
     robustness,
@@ -21,8 +23,10 @@ from companion import (
 
 __all__ = [
     "approximation",
+    "arms_race",
     "attacks",
     "circle",
+    "defences",
     "models",
     "projection",
     "robustness",

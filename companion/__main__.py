@@ -1,19 +1,20 @@
-"""`python -m companion train ...`: re-create networks. `python -m companion table ...`: measure the deck's tables."""
+"""`python -m companion train`: re-create networks. `arms-race`, `table`: measure the matrix and the deck's tables."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from companion import models
+from companion import arms_race, models
 from companion.experiments import TABLES, table
-from companion.training import CLASSIFIERS, PRESETS, train_digits, train_images
+from companion.training import NETWORKS, PRESETS, train_digits, train_images
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m companion", description="Tools beside the book.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
+    _add_arms_race(commands)
     _add_table(commands)
     options = parser.parse_args(arguments)
     options.run(options)
@@ -26,7 +27,7 @@ def _add_train(commands) -> None:
         one = data.add_parser(name)
         one.add_argument("--out", required=True, help="folder to write into")
         one.add_argument("--seed", type=int, default=0)
-        kinds = [*CLASSIFIERS, "generator"] if name == "digits" else [*PRESETS[name]["cpu"]]
+        kinds = NETWORKS if name == "digits" else [*PRESETS[name]["cpu"]]
         one.add_argument("--only", choices=kinds, help="make this network alone")
         if name != "digits":
             one.add_argument("--preset", choices=[*PRESETS[name]], default="cpu", help="how wide and how long (cpu)")
@@ -43,6 +44,20 @@ def _train(options: argparse.Namespace) -> None:
         own = dict(preset=options.preset, root=options.root, device=options.device)
         registry = train_images(options.data, options.out, **own, **shared)
     print(f"{options.out}: {', '.join(registry)}")
+
+
+def _add_arms_race(commands) -> None:
+    race = commands.add_parser("arms-race", help="measure every attack against every defence")
+    race.add_argument("data", help="digits, or another set whose networks are trained")
+    race.add_argument("--out", required=True, help="JSON file to write")
+    race.add_argument("--images", type=int, default=100, help="how many held-out images")
+    race.add_argument("--seed", type=int, default=0)
+    race.set_defaults(run=_arms_race)
+
+
+def _arms_race(options: argparse.Namespace) -> None:
+    found = arms_race.run(options.data, images=options.images, seed=options.seed, progress=True)
+    arms_race.save(found, options.out)
 
 
 def _add_table(commands) -> None:

@@ -399,6 +399,150 @@ def regions(axis: Axes, classifier, *, xlim: tuple[float, float], ylim: tuple[fl
     axis.set(xlim=xlim, ylim=ylim, aspect="equal")
 
 
+def time_line(events: Mapping[str, tuple[float, str]], *, sides: tuple[str, str]) -> Figure:
+    """Years from top to bottom, and what happened on either side of them.
+
+    Args:
+        events: text -> (year, side), the side one of `sides`; texts of one year and side are set below each other.
+        sides: what stands on the left and on the right.
+
+    Raises:
+        ValueError: if there are no events, or one of another side.
+    """
+    if not events or any(side not in sides for _, side in events.values()):
+        raise ValueError(f"events must each be (year, one of {sides}), got {dict(events)!r}")
+    years = sorted({check.tensor("year", year).item() for year, _ in events.values()})
+    rows, place = {}, 0
+    for year in years:
+        rows[year] = place
+        place += max(sum(event == (year, side) for event in events.values()) for side in sides)
+    figure, axis = pyplot.subplots(figsize=(STYLE["figure.figsize"][0], 0.62 * place + 0.5))
+    axis.plot([0, 0], [-0.6, place - 0.4], color=MUTED, linewidth=2)
+    used: dict[tuple[float, str], int] = {}
+    for text, (year, side) in events.items():
+        row = rows[year] + used.get((year, side), 0)
+        used[year, side] = used.get((year, side), 0) + 1
+        colour, sign = (CLASS_1, -1) if side == sides[0] else (CLASS_0, 1)
+        axis.plot([0, 0.2 * sign], [row, row], color=colour)
+        axis.text(0.24 * sign, row, text, ha="right" if sign < 0 else "left", va="center", fontsize=11)
+    for year, row in rows.items():
+        box = {"boxstyle": "round,pad=0.25", "facecolor": CARD, "edgecolor": MUTED}
+        axis.text(0, row, f"{year:g}", ha="center", va="center", bbox=box, fontsize=11)
+    for side, sign, colour in zip(sides, (-1, 1), (CLASS_1, CLASS_0), strict=True):
+        axis.text(0.24 * sign, -0.9, side, ha="right" if sign < 0 else "left", color=colour, weight="bold")
+    axis.set(xlim=(-1.5, 1.5), ylim=(place - 0.3, -1.2))
+    axis.axis("off")
+    return figure
+
+
+def heat_maps(panels: Mapping[str, object], *, rows, columns, percent: bool = False, high: float = 1.0) -> Figure:
+    """Tables of numbers in colour, one below the other: red where a number is 0, blue where it is `high` or more.
+
+    Args:
+        panels: title -> (R, C) non-negative numbers; infinite ones are written as ∞, NaN leaves a cell empty.
+        rows: R names.
+        columns: C names, written below the last table.
+        percent: write shares as whole per cents.
+        high: the number whose colour is the deepest blue; positive.
+
+    Raises:
+        ValueError: if there is no panel, or one has another shape.
+    """
+    rows, columns, high = [str(row) for row in rows], [str(name) for name in columns], check.positive("high", high)
+    tables = {}
+    for title, values in panels.items():
+        table = np.asarray(torch.as_tensor(values).detach().cpu().to(torch.float64))
+        if table.shape != (len(rows), len(columns)):
+            raise ValueError(f"panels[{title!r}] must have shape {(len(rows), len(columns))}, got {table.shape}")
+        tables[title] = table
+    if not tables:
+        raise ValueError("panels must hold at least one table, got none")
+    height = len(tables) * (0.31 * len(rows) + 0.5) + 0.9
+    size = (STYLE["figure.figsize"][0], height)
+    figure, axes = pyplot.subplots(len(tables), 1, squeeze=False, figsize=size, sharex=True)
+    colours = matplotlib.colors.LinearSegmentedColormap.from_list("held", [CLASS_1, CARD, CLASS_0])
+    for axis, (title, table) in zip(axes[:, 0], tables.items(), strict=True):
+        axis.imshow(table.clip(0, high) / high, cmap=colours, vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(table):
+            text = f"{100 * value:.0f}" if percent else f"{value:.1f}"
+            text = {"nan": "", "inf": "∞"}.get(str(float(value)), text)
+            dark = value / high < 0.2
+            axis.text(column, row, text, ha="center", va="center", color=CARD if dark else INK, fontsize=11)
+        axis.set_title(title, loc="left")
+        axis.set_yticks(range(len(rows)), rows, fontsize=11)
+        axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    return figure
+
+
+def attacked(original, adversarial: Mapping[str, object], *, labels=None) -> Figure:
+    """One image, what attacks made of it, and below each the change, drawn as strongly as the figure allows.
+
+    Ink was added where a pixel is blue and taken away where it is red; below stand the L2 length and the number of
+    pixels changed.
+
+    Args:
+        original: one image, (H, W), (1, H, W) or (3, H, W).
+        adversarial: name -> an image of the same shape.
+        labels: texts for the original and then for each other image, written after the names.
+
+    Raises:
+        ValueError: for images of different shapes, or another number of labels.
+    """
+    names = ["original", *adversarial]
+    images = [torch.as_tensor(image) for image in (original, *adversarial.values())]
+    if not adversarial or any(image.shape != images[0].shape for image in images):
+        shapes = [tuple(image.shape) for image in images]
+        raise ValueError(f"adversarial must hold images of the shape of original, got {shapes}")
+    pictures = _pictures("original", torch.stack(images))
+    labels = _names("labels", labels, len(names))
+    figure, axes = _cells(2, len(names), titled=True)
+    figure.set_figheight(figure.get_figheight() + 0.4)
+    for column, (name, picture, label) in enumerate(zip(names, pictures, labels, strict=True)):
+        _show(axes[0, column], picture)
+        axes[0, column].set_title("\n".join(filter(None, (name, label))), fontsize=11)
+        change = picture - pictures[0]
+        if not column:
+            axes[1, column].set_visible(False)
+            continue
+        flat = change if change.ndim == 2 else change.mean(-1)
+        strongest = max(np.abs(flat).max(), 1e-12)
+        axes[1, column].imshow(flat, cmap="RdBu", vmin=-strongest, vmax=strongest)
+        axes[1, column].set(xticks=[], yticks=[])
+        count = int((change != 0).sum())
+        axes[1, column].set_xlabel(f"{np.linalg.norm(change):.2f}\n{count} px", fontsize=11)
+    return figure
+
+
+def equation(original, noise, perturbed, *, factor: str, texts) -> Figure:
+    """The sum that began it all: image + factor × noise = image, with a text under each.
+
+    Args:
+        original, noise, perturbed: images of one shape; the noise from -1 to 1.
+        factor: what stands before the noise.
+        texts: three texts to stand below.
+
+    Raises:
+        ValueError: for images of different shapes, or another number of texts.
+    """
+    first = _pictures("original", torch.as_tensor(original)[None])[0]
+    last = _pictures("perturbed", torch.as_tensor(perturbed)[None])[0]
+    middle = _pictures("noise", torch.as_tensor(noise)[None])[0] / 2 + 0.5
+    if not first.shape == middle.shape == last.shape:
+        raise ValueError(f"noise and perturbed must have the shape of original, {first.shape}")
+    texts = _names("texts", texts, 3)
+    size = (STYLE["figure.figsize"][0], 2.1)
+    figure, axes = pyplot.subplots(1, 5, figsize=size, width_ratios=[4, 2, 4, 0.7, 4])
+    for axis, picture, text in zip(axes[::2], (first, middle, last), texts, strict=True):
+        _show(axis, picture)
+        axis.set_xlabel(text, labelpad=5)
+    for axis, sign in zip(axes[1::2], (f"+ {factor} ×", "="), strict=True):
+        axis.text(0.5, 0.5, sign, ha="center", va="center", fontsize=14)
+        axis.axis("off")
+    return figure
+
+
 def _in_notebook() -> bool:
     try:
         from IPython import get_ipython

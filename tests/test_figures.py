@@ -267,3 +267,82 @@ def test_regions_colour_the_side_of_the_line():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(pyplot.subplots()[1])
+
+
+# The arms race
+
+EVENTS = {"first": (2013, "attacks"), "second": (2016, "attacks"), "third": (2016, "defences"), "x": (2016, "attacks")}
+
+
+def test_time_line_is_in_order_and_on_two_sides():
+    axis = figures.time_line(EVENTS, sides=("attacks", "defences")).axes[0]
+    spots = {text.get_text(): text.get_position() for text in axis.texts}
+    assert spots["2013"][1] < spots["2016"][1]
+    assert spots["first"][0] < 0 < spots["third"][0]
+    assert spots["second"][1] == spots["third"][1] != spots["x"][1]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]
+
+
+def test_heat_maps_write_what_they_are_given():
+    table = np.array([[0.0, 0.256], [np.inf, np.nan]])
+    figure = figures.heat_maps({"a": table, "b": 2 * table}, rows=["p", "q"], columns=["u", "v"], percent=True)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "26", "∞", ""]
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["u", "v"]
+    plain = figures.heat_maps({"a": table}, rows=["p", "q"], columns=["u", "v"], high=0.5)
+    assert [text.get_text() for text in plain.axes[0].texts] == ["0.0", "0.3", "∞", ""]
+    assert plain.axes[0].images[0].get_array().max() == 1.0
+
+
+@pytest.mark.parametrize("share", np.linspace(0, 1, 11))
+def test_numbers_on_a_heat_map_are_readable(share):
+    axis = figures.heat_maps({"a": [[share]]}, rows=["p"], columns=["u"]).axes[0]
+    ground = axis.images[0].cmap(share)[:3]
+    light, dark = sorted(
+        (linear(c) @ [0.2126, 0.7152, 0.0722] + 0.05 for c in (ground, axis.texts[0].get_color())), reverse=True
+    )
+    assert light / dark >= 3.5
+
+
+def test_attacked_shows_the_change_beside_its_size():
+    original = torch.zeros(1, 8, 8)
+    moved = original.clone()
+    moved[0, 0, 0], moved[0, 1, 1] = 0.6, 0.8
+    figure = figures.attacked(original, {"few": moved}, labels=["3", "8"])
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["original\n3", "few\n8"]
+    change = figure.axes[3]
+    assert change.get_xlabel() == "1.00\n2 px"
+    assert change.images[0].get_clim() == pytest.approx((-0.8, 0.8))
+    colour = figures.attacked(torch.zeros(3, 4, 4), {"none": torch.zeros(3, 4, 4)}).axes[3]
+    assert colour.get_xlabel() == "0.00\n0 px"
+
+
+def test_equation_has_three_pictures_and_two_signs():
+    image = torch.full((1, 8, 8), 0.5)
+    figure = figures.equation(image, -torch.ones(1, 8, 8), image - 0.2, factor="0.2", texts=["a", "b", "c"])
+    assert [axis.get_xlabel() for axis in figure.axes[::2]] == ["a", "b", "c"]
+    assert [axis.texts[0].get_text() for axis in figure.axes[1::2]] == ["+ 0.2 ×", "="]
+    assert (np.asarray(figure.axes[2].images[0].get_array()) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: figures.time_line({}, sides=("a", "b")), "events must each be"),
+        (lambda: figures.time_line({"x": (2013, "c")}, sides=("a", "b")), "events must each be"),
+        (lambda: figures.heat_maps({}, rows=["p"], columns=["u"]), "panels must hold at least one table"),
+        (lambda: figures.heat_maps({"a": [[1, 2]]}, rows=["p"], columns=["u"]), r"panels\['a'\] must have shape"),
+        (lambda: figures.heat_maps({"a": [[1]]}, rows=["p"], columns=["u"], high=0), "high must be one positive"),
+        (lambda: figures.attacked(torch.zeros(8, 8), {}), "adversarial must hold images"),
+        (lambda: figures.attacked(torch.zeros(8, 8), {"a": torch.zeros(4, 4)}), "adversarial must hold images"),
+        (lambda: figures.attacked(torch.zeros(8, 8), {"a": torch.zeros(8, 8)}, labels=["1"]), "labels must hold 2"),
+        (
+            lambda: figures.equation(*[torch.zeros(8, 8)] * 2, torch.zeros(4, 4), factor="1", texts="abc"),
+            "must have the shape of original",
+        ),
+        (lambda: figures.equation(*[torch.zeros(8, 8)] * 3, factor="1", texts=["a"]), "texts must hold 3 texts"),
+    ],
+)
+def test_arms_race_figures_name_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

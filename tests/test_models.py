@@ -11,9 +11,13 @@ from torch import nn
 from companion import _shipped, models
 from companion.data import digits
 from companion.models import quality
+from companion.training import NETWORKS
 
-CLASSIFIERS = ["digits/cnn", "digits/linear", "digits/mlp"]
 GENERATOR = "digits/generator"
+CLASSIFIERS = [name for name in models.names() if name != GENERATOR]
+# Defences cost accuracy; a substitute has seen generated digits only.
+DEFENDED = [("surrogate", 0.985), ("distilled", 0.95), ("fgsm-trained", 0.95), ("ensemble-trained", 0.97)]
+DEFENDED += [(kind, 0.8) for kind in NETWORKS if kind.startswith("substitute-")]
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def images():
 
 
 def test_names():
-    assert models.names() == ("digits/cnn", "digits/generator", "digits/linear", "digits/mlp")
+    assert set(models.names()) == {f"digits/{kind}" for kind in NETWORKS}
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -67,10 +71,11 @@ def test_classifiers_give_ten_logits(name, images):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_registry_states_the_true_accuracies(name):
     found = quality.classifier_report(models.load(name), digits())
-    assert found == pytest.approx(models.card(name)["results"])
+    stated = models.card(name)["results"]
+    assert found == pytest.approx({key: stated[key] for key in found})
 
 
-@pytest.mark.parametrize(("kind", "least"), [("linear", 0.95), ("mlp", 0.975), ("cnn", 0.985)])
+@pytest.mark.parametrize(("kind", "least"), [("linear", 0.95), ("mlp", 0.975), ("cnn", 0.985), *DEFENDED])
 def test_classifiers_are_good(kind, least):
     assert models.card(f"digits/{kind}")["results"]["held_out_accuracy"] >= least
 

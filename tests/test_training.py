@@ -97,7 +97,7 @@ def test_a_checkpoint_of_another_seed_is_refused(tiny):
 
 
 def test_unknown_network(tmp_path):
-    with pytest.raises(ValueError, match="only must be one of linear, mlp, cnn, generator, got 'resnet'"):
+    with pytest.raises(ValueError, match="only must be one of linear, mlp, cnn, generator, surrogate, .* got 'resnet'"):
         train_digits(tmp_path, only="resnet")
 
 

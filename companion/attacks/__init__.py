@@ -5,5 +5,8 @@ calls one checks every row again.
 """
 
 from companion.attacks.minimal import deepfool, minimal_l2
+from companion.attacks.penalty import lbfgs
+from companion.attacks.saliency import jsma
+from companion.attacks.sign import fgsm, logit_ensemble, mi_fgsm
 
-__all__ = ["deepfool", "minimal_l2"]
+__all__ = ["deepfool", "fgsm", "jsma", "lbfgs", "logit_ensemble", "mi_fgsm", "minimal_l2"]

@@ -1,7 +1,17 @@
 """How the networks were trained, to be repeated: `python -m companion train digits`, `cifar10` or `svhn`."""
 
-from companion.training.digits import CLASSIFIERS, Recipe, distort, train_digits
+from companion.training.digits import CLASSIFIERS, NETWORKS, Recipe, distort, train_digits
 from companion.training.images import train_images
 from companion.training.presets import PRESETS, Classifier, Gan
 
-__all__ = ["CLASSIFIERS", "PRESETS", "Classifier", "Gan", "Recipe", "distort", "train_digits", "train_images"]
+__all__ = [
+    "CLASSIFIERS",
+    "NETWORKS",
+    "PRESETS",
+    "Classifier",
+    "Gan",
+    "Recipe",
+    "distort",
+    "train_digits",
+    "train_images",
+]

@@ -9,17 +9,20 @@ checkpoints, which may be deleted.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from companion import models
+from companion._fit import descend, fit, set_rate
 from companion.data import Digits, digits
+from companion.defences.adversarial import adversarial_loss
+from companion.defences.distillation import label_loss, teacher_loss
+from companion.defences.masking import RandomActivations, eot, quantise
+from companion.defences.surrogates import substitute
 from companion.models import quality
 from companion.training.run import Run, as_shipped, publish
 
@@ -29,6 +32,21 @@ CLASSIFIERS = {
     "cnn": {"builder": "digits_cnn", "width": 32},
 }
 GENERATOR = {"builder": "digits_generator", "latent_dim": 16, "width": 256}
+# The networks of the chapter on the arms race: the same small network, undefended and defended in three ways.
+SMALL = {"builder": "digits_cnn", "width": 16}
+TEMPERATURE, EPS = 20.0, 0.3
+DEFENDED = ("surrogate", "distilled", "fgsm-trained", "ensemble-trained")
+# What attackers who see only labels make of each victim.
+VICTIMS = {
+    "undefended": "cnn",
+    "distilled": "distilled",
+    "fgsm-trained": "fgsm-trained",
+    "ensemble-trained": "ensemble-trained",
+    "quantised": "cnn",
+    "random": "cnn",
+}
+SEEDS, ROUNDS = 150, 6
+NETWORKS = (*CLASSIFIERS, "generator", *DEFENDED, *(f"substitute-{victim}" for victim in VICTIMS))
 PENALTY, ENTROPY = 0.003, 0.3
 DATA = "1,347 of the 1,797 handwritten digits bundled with scikit-learn (UCI Optical Recognition, test part)"
 
@@ -56,52 +74,84 @@ def train_digits(
     Args:
         out: folder to write into; made if missing. Nothing is written anywhere else.
         seed: seeds the weights and the order of everything.
-        only: "linear", "mlp", "cnn" or "generator" to make that one alone; other registry entries stay.
+        only: one of `NETWORKS`, to make that one alone; other registry entries stay.
         recipe: how long to train; default `Recipe()`.
         progress: show a bar with the current losses.
     Returns:
         The registry: name -> entry, as `companion.models.card` reads it.
     Raises:
-        ValueError: `only` is not one of the four, or `out` holds a checkpoint of another seed or recipe.
+        ValueError: `only` is not one of them, or `out` holds a checkpoint of another seed or recipe.
     """
-    networks = [*CLASSIFIERS, "generator"]
-    if only is not None and only not in networks:
-        raise ValueError(f"only must be one of {', '.join(networks)}, got {only!r}")
+    if only is not None and only not in NETWORKS:
+        raise ValueError(f"only must be one of {', '.join(NETWORKS)}, got {only!r}")
     out, recipe, data = Path(out), recipe or Recipe(), digits()
     out.mkdir(parents=True, exist_ok=True)
-    for kind in networks if only is None else [only]:
+    for kind in NETWORKS if only is None else [only]:
         run = Run(out, f"digits-{kind}", seed, recipe, progress)
         if kind == "generator":
             architecture, network = GENERATOR, as_shipped(train_generator(run, data))
-            folder = out if (out / "digits-cnn.safetensors").exists() else models.WEIGHTS
-            results = quality.generator_report(network, models.load("digits/cnn", folder=folder), data)
+            results = quality.generator_report(network, _made("cnn", out), data)
         else:
-            architecture, network = CLASSIFIERS[kind], as_shipped(train_classifier(run, data, kind))
-            results = quality.classifier_report(network, data)
+            architecture = CLASSIFIERS.get(kind, CLASSIFIERS["mlp"] if kind.startswith("substitute-") else SMALL)
+            extra = {}
+            if kind in CLASSIFIERS:
+                network = train_classifier(run, data, kind)
+            elif kind in DEFENDED:
+                network = train_defended(run, data, kind)
+                extra = {"distilled": {"temperature": TEMPERATURE}, "surrogate": {}}.get(kind, {"eps": EPS})
+            else:
+                network, extra = train_substitute(run, data, kind.removeprefix("substitute-"))
+            network = as_shipped(network)
+            results = quality.classifier_report(network, data) | extra
         command = f"python -m companion train digits --seed {seed} --only {kind} --out DIR"
         registry = publish(run, f"digits/{kind}", network, architecture, results, command=command, data=DATA)
     return registry
 
 
-def train_classifier(run: Run, data: Digits, kind: str) -> nn.Sequential:
+def train_classifier(run: Run, data: Digits, kind: str) -> nn.Module:
     """Cross-entropy with AdamW and a cosine schedule; all but the linear one see randomly distorted scans."""
     with run.seeded():
         network = models.build(CLASSIFIERS[kind])
-    rate, steps = 1e-2 if kind == "linear" else 2e-3, run.recipe.classifier_steps
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
+    augment = None if kind == "linear" else distort
+    loss = label_loss(data.train_images, data.train_labels, 1.0, run, augment)
+    return _fit(run, network, loss, data, rate=1e-2 if kind == "linear" else 2e-3)
 
-    def step(index: int) -> dict:
-        _set_rate(optimizer, rate * (1 + math.cos(math.pi * index / steps)) / 2)
-        chosen = torch.randint(len(data.train_images), (run.recipe.batch_size,), generator=run.random)
-        images = data.train_images[chosen]
-        if kind != "linear":
-            images = distort(images, run.random)
-        loss = F.cross_entropy(network(images), data.train_labels[chosen])
-        _descend(optimizer, loss)
-        return {"loss": loss.item()}
 
-    run.loop(step, steps, {"network": network}, {"optimizer": optimizer})
-    return network
+def train_defended(run: Run, data: Digits, kind: str) -> nn.Module:
+    """The small network with one of the training defences, or, as surrogate, with none."""
+    images, labels = data.train_images, data.train_labels
+    # The surrogate is another network than its victims, so it begins elsewhere.
+    with run.seeded(run.seed + (kind == "surrogate")):
+        network = models.build(SMALL)
+    if kind == "surrogate":
+        return _fit(run, network, label_loss(images, labels, 1.0, run, distort), data)
+    if kind == "distilled":
+        first = Run(run.out, f"{run.name}-teacher", run.seed, run.recipe, run.progress)
+        teacher = _fit(first, network, label_loss(images, labels, TEMPERATURE, first, distort), data)
+        return _fit(run, network, teacher_loss(images, teacher, TEMPERATURE, run, distort), data)
+    static = [_made(name, run.out) for name in ("cnn", "mlp")] if kind == "ensemble-trained" else []
+    return _fit(run, network, adversarial_loss(images, labels, static, EPS, (0.0, 1.0), run, distort), data)
+
+
+def train_substitute(run: Run, data: Digits, victim: str) -> tuple[nn.Module, dict]:
+    """What an attacker makes of a victim's labels, who begins with generated digits; not resumed, begun again.
+
+    Returns the substitute, and how many labels it took and how often it agrees with the victim.
+    """
+    asked = plain = _made(VICTIMS[victim], run.out)
+    if victim == "quantised":
+        asked = lambda x: plain(quantise(x))  # noqa: E731
+    elif victim == "random":
+        asked = eot(RandomActivations(plain, seed=run.seed))
+    generator = _made("generator", run.out)
+    seeds = generator(torch.randn(SEEDS, generator.latent_dim, generator=run.random))
+    with run.seeded():
+        network = models.build(CLASSIFIERS["mlp"])
+    steps = max(1, run.recipe.classifier_steps // 4)
+    network, queries = substitute(network, asked, seeds, rounds=ROUNDS, steps=steps, seed=run.seed)
+    images = data.held_out_images
+    agreement = (network(images).argmax(1) == asked(images).argmax(1)).double().mean().item()
+    return network, {"victim": victim, "queries": queries, "agreement": agreement}
 
 
 def train_generator(run: Run, data: Digits) -> nn.Sequential:
@@ -127,7 +177,7 @@ def train_generator(run: Run, data: Digits) -> nn.Sequential:
 
     def step(index: int) -> dict:
         for optimizer in (g_optimizer, c_optimizer):
-            _set_rate(optimizer, 1.5e-3 * min(1.0, 2 * (1 - index / steps)))
+            set_rate(optimizer, 1.5e-3 * min(1.0, 2 * (1 - index / steps)))
         penalised = index % 4 == 0
         chosen = torch.randint(len(data.train_images), (n,), generator=run.random)
         real = distort(data.train_images[chosen], run.random).requires_grad_(penalised)
@@ -139,11 +189,11 @@ def train_generator(run: Run, data: Digits) -> nn.Sequential:
         if penalised:  # every fourth step, four times as strong
             (slope,) = torch.autograd.grad(seen_real[:, 0].sum(), real, create_graph=True)
             c_loss = c_loss + 4 * PENALTY / 2 * slope.square().sum((1, 2, 3)).mean()
-        _descend(c_optimizer, c_loss)
+        descend(c_optimizer, c_loss)
         seen = critic(generate())
         entropy = torch.distributions.Categorical(logits=seen[:, 1:]).entropy().mean()
         g_loss = F.softplus(-seen[:, 0]).mean() + ENTROPY * entropy
-        _descend(g_optimizer, g_loss)
+        descend(g_optimizer, g_loss)
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), generator.parameters(), strict=True):
                 slow.lerp_(fast, 0.005 if index < steps // 2 else 0.002)
@@ -170,12 +220,13 @@ def distort(images: Tensor, random: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def _descend(optimizer: Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+def _fit(run: Run, network: nn.Module, loss, data: Digits, rate: float = 2e-3) -> nn.Module:
+    recipe = run.recipe
+    options = dict(steps=recipe.classifier_steps, batch_size=recipe.batch_size, rate=rate)
+    return fit(network, loss, len(data.train_images), run, **options)
 
 
-def _set_rate(optimizer: Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def _made(kind: str, out: Path) -> nn.Module:
+    """The network of this run if it is there, else the shipped one."""
+    folder = out if (out / f"digits-{kind}.safetensors").exists() else models.WEIGHTS
+    return models.load(f"digits/{kind}", folder=folder)

@@ -32,10 +32,10 @@ class Run:
         self.checkpoint = out / "checkpoints" / f"{name}.safetensors"
 
     @contextmanager
-    def seeded(self) -> Iterator[None]:
-        """Layers are initialised from the run's seed inside; the global random state is put back after."""
+    def seeded(self, seed: int | None = None) -> Iterator[None]:
+        """Layers are initialised from the run's seed, or `seed`, inside; the global random state is put back after."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.seed if seed is None else seed)
             yield
 
     def loop(

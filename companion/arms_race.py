@@ -1,0 +1,307 @@
+"""Every attack against every defence, under every threat model: one measured matrix.
+
+A *threat model* says what the attacker knows. In a white box he has the victim and its gradient, as it comes
+("naive") or as someone who understands the defence would take it ("adaptive"). In a black box he attacks another
+network and hopes: one trained on the same data ("transfer"), or one trained on the victim's answers ("substitute").
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from companion import _validation as check
+from companion import models
+from companion.attacks import fgsm, jsma, lbfgs, mi_fgsm, minimal_l2
+from companion.defences.masking import RandomActivations, bpda, eot, quantise
+
+THREATS = ("white box, naive", "white box, adaptive", "transfer", "substitute")
+VICTIMS = ("undefended", "distilled", "FGSM-trained", "ensemble-trained", "quantised", "random")
+# Sizes at which the sign attacks look for the smallest perturbation.
+SIZES = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+RESULTS = Path(__file__).parent / "results"
+
+
+class Victim(NamedTuple):
+    """A defended classifier, as it answers and as its attackers see it.
+
+    Attributes:
+        answer: what is deployed; it alone decides what is fooled.
+        naive: what offers the gradient as it comes.
+        adaptive: what a gradient is taken of by someone who understands the defence.
+        substitute: a network trained on the answers, or None.
+    """
+
+    answer: Callable
+    naive: Callable
+    adaptive: Callable
+    substitute: Callable | None = None
+
+
+class Attack(NamedTuple):
+    """An attack of the matrix.
+
+    Attributes:
+        run: (classifier, x, y, bounds) -> x_adv; if `sized`, (classifier, x, y, bounds, eps) -> x_adv.
+        sized: whether it takes a size, or finds the size itself.
+    """
+
+    run: Callable
+    sized: bool
+
+
+class Matrix(NamedTuple):
+    """What `matrix` measured, for V victims, T threat models and A attacks.
+
+    Attributes:
+        victims: the names along the first axis.
+        threats: the names along the second.
+        attacks: the names along the third.
+        accuracy: (V, T, A) share of all images still classified rightly under attack; NaN where nothing was measured.
+        distance: (V, T, A) median L2 length of the smallest perturbation found, over the images that are classified
+            rightly to begin with; `inf` where fewer than half were fooled.
+        clean: (V,) accuracies without attack.
+        provenance: how this came about.
+    """
+
+    victims: tuple[str, ...]
+    threats: tuple[str, ...]
+    attacks: tuple[str, ...]
+    accuracy: Tensor
+    distance: Tensor
+    clean: Tensor
+    provenance: dict
+
+    def at(self, victim: str, threat: str, attack: str) -> tuple[float, float]:
+        """Accuracy and median distance of one entry."""
+        place = self.victims.index(victim), self.threats.index(threat), self.attacks.index(attack)
+        return self.accuracy[place].item(), self.distance[place].item()
+
+
+def all_attacks() -> dict[str, Attack]:
+    """The attacks of the matrix: the four of the deck, two in two forms, and this book's minimal-norm attack."""
+
+    def sign(attack, **options):
+        def run(classifier, x, y, bounds, eps):
+            return attack(classifier, x, y, eps=eps, bounds=bounds, keep_failed=True, **options)
+
+        return Attack(run, sized=True)
+
+    def few_pixels(classifier, x, y, bounds):
+        return jsma(classifier, x, y, bounds=bounds, max_fraction=0.5)
+
+    def few_pixels_by_probabilities(classifier, x, y, bounds):
+        return few_pixels(lambda image: classifier(image).softmax(1), x, y, bounds)
+
+    def smallest(attack, **options):
+        return Attack(lambda classifier, x, y, bounds: attack(classifier, x, y, bounds=bounds, **options), sized=False)
+
+    return {
+        "L-BFGS": smallest(lbfgs, searches=8, steps=20),
+        "FGSM": sign(fgsm),
+        "iterated": sign(fgsm, steps=20),
+        "MI-FGSM": sign(mi_fgsm, steps=20),
+        "JSMA": Attack(few_pixels, sized=False),
+        "JSMA, prob.": Attack(few_pixels_by_probabilities, sized=False),
+        "minimal L2": smallest(minimal_l2),
+    }
+
+
+def shipped_victims(data: str = "digits", *, draws: int = 32, seed: int = 0) -> tuple[dict[str, Victim], Callable]:
+    """The trained networks of a data set as victims, name -> `Victim`, and the surrogate trained on the same data.
+
+    Args:
+        data: "digits", or another set once the networks of the same names are in the registry.
+        draws: calls that the random defence averages; its adaptive attacker averages a quarter of them.
+        seed: seeds the random defence.
+
+    Raises:
+        ValueError: networks are missing; says which.
+    """
+    kinds = ["cnn", "surrogate", "distilled", "fgsm-trained", "ensemble-trained"]
+    kinds += [f"substitute-{name.lower()}" for name in VICTIMS]
+    missing = [kind for kind in kinds if f"{data}/{kind}" not in models.names()]
+    if missing:
+        raise ValueError(
+            f"data must be a set whose networks have been trained; of {data!r} these are missing: {', '.join(missing)}"
+        )
+    network = {kind: models.load(f"{data}/{kind}") for kind in kinds}
+    plain, distilled = network["cnn"], network["distilled"]
+    temperature = models.card(f"{data}/distilled")["results"]["temperature"]
+    random = RandomActivations(plain, seed=seed)
+    seen = {
+        "undefended": (plain, plain, plain),
+        "distilled": (distilled, distilled, lambda x: distilled(x) / temperature),
+        "FGSM-trained": (network["fgsm-trained"],) * 3,
+        "ensemble-trained": (network["ensemble-trained"],) * 3,
+        "quantised": (*(lambda x: plain(quantise(x)),) * 2, lambda x: plain(bpda(quantise)(x))),
+        "random": (eot(random, draws=draws), random, eot(random, draws=max(1, draws // 4))),
+    }
+    victims = {name: Victim(*ways, network[f"substitute-{name.lower()}"]) for name, ways in seen.items()}
+    return victims, network["surrogate"]
+
+
+def matrix(
+    victims: Mapping[str, Victim],
+    surrogate,
+    x,
+    y,
+    *,
+    eps: float = 0.2,
+    bounds=(0.0, 1.0),
+    attacks: Mapping[str, Attack] | None = None,
+    threats=THREATS,
+    sizes=SIZES,
+    progress: bool = False,
+) -> Matrix:
+    """Run every attack on every victim under every threat model.
+
+    Args:
+        victims: name -> `Victim`.
+        surrogate: a classifier trained on the same data, for transfer.
+        x: (n, *image) images, at least one.
+        y: (n,) their labels.
+        eps: L∞ size at which the accuracy under the sign attacks is taken; positive.
+        bounds: the pixel box (low, high).
+        attacks: name -> `Attack`; by default `all_attacks()`.
+        threats: which of `THREATS`.
+        sizes: sizes at which the sign attacks look for their smallest perturbation.
+        progress: show a bar.
+
+    Returns:
+        A `Matrix`; its provenance is left empty.
+    """
+    x = check.images("x", x)
+    y = check.labels("y", y, x)
+    if not len(x):
+        raise ValueError("x must hold at least one image, got none")
+    eps, bounds = check.positive("eps", eps), check.box("bounds", bounds, x)
+    unknown = [threat for threat in threats if threat not in THREATS]
+    if unknown or not victims:
+        raise ValueError(f"threats must be among {THREATS} and victims not empty, got {list(threats)} and {victims!r}")
+    attacks = all_attacks() if attacks is None else attacks
+    shape = len(victims), len(threats), len(attacks)
+    accuracy, distance = (torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(2))
+    clean = torch.tensor([(_labels(victim.answer, x) == y).double().mean() for victim in victims.values()])
+    bar = tqdm(total=len(attacks) * (len(threats) * len(victims)), desc="matrix", disable=not progress)
+    for a, attack in enumerate(attacks.values()):
+        made: dict[int, list] = {}
+        for v, victim in enumerate(victims.values()):
+            sources = dict(zip(THREATS, (victim.naive, victim.adaptive, surrogate, victim.substitute), strict=True))
+            for t, threat in enumerate(threats):
+                bar.update()
+                source = sources[threat]
+                if source is None:
+                    continue
+                # What was made for one network is shown to every victim.
+                if id(source) not in made:
+                    made[id(source)] = _candidates(attack, source, x, y, bounds, {*sizes, eps} if attack.sized else ())
+                accuracy[v, t, a], distance[v, t, a] = _verdict(victim.answer, x, y, made[id(source)], eps)
+    bar.close()
+    return Matrix(tuple(victims), tuple(threats), tuple(attacks), accuracy, distance, clean.double(), {})
+
+
+def run(data: str = "digits", *, images: int = 100, seed: int = 0, progress: bool = False) -> Matrix:
+    """The whole matrix on held-out images of `data`, with its provenance: `python -m companion arms-race digits`.
+
+    Args:
+        data: "digits"; any other set once its networks are trained and `companion.data` can read it.
+        images: how many of the held-out images, at least 1; the first ones.
+        seed: seeds the random defence.
+        progress: show a bar.
+    """
+    from companion import data as sets
+
+    images = check.integer("images", images, minimum=1)
+    victims, surrogate = shipped_victims(data, seed=seed)
+    if not hasattr(sets, data):
+        raise ValueError(f"data must be a set that companion.data can read, got {data!r}")
+    held_out = getattr(sets, data)()
+    x, y = held_out.held_out_images[:images], held_out.held_out_labels[:images]
+    start = time.perf_counter()
+    found = matrix(victims, surrogate, x, y, progress=progress)
+    commit = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        revision = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = "unknown"
+    return found._replace(
+        provenance={
+            "command": f"python -m companion arms-race {data} --images {images} --seed {seed} --out FILE",
+            "data": f"{len(x)} held-out images of {data}",
+            "eps": 0.2,
+            "seed": seed,
+            "commit": revision,
+            "device": f"{x.device.type} ({platform.machine()})",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "seconds": round(time.perf_counter() - start),
+        }
+    )
+
+
+def save(found: Matrix, path: Path | str) -> None:
+    """Write a `Matrix` as JSON; numbers rounded to four digits, `inf` and NaN as text."""
+    fields = found._asdict()
+    for name in ("accuracy", "distance", "clean"):
+        fields[name] = _plain(fields[name])
+    Path(path).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+def load(path: Path | str) -> Matrix:
+    """The `Matrix` that `save` wrote; "digits" stands for the one that comes with the package."""
+    path = Path(path) if "." in str(path) else RESULTS / f"arms_race-{path}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no such result: {path}; it is made by: python -m companion arms-race --help")
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("accuracy", "distance", "clean"):
+        fields[name] = _tensor(fields[name])
+    for name in ("victims", "threats", "attacks"):
+        fields[name] = tuple(fields[name])
+    return Matrix(**fields)
+
+
+def _candidates(attack: Attack, source, x: Tensor, y: Tensor, bounds, sizes) -> list[tuple[float | None, Tensor]]:
+    """Size and result of each run of an attack, the smallest size first."""
+    if not attack.sized:
+        return [(None, attack.run(source, x, y, bounds))]
+    return [(size, attack.run(source, x, y, bounds, size)) for size in sorted(sizes)]
+
+
+def _verdict(answer, x: Tensor, y: Tensor, candidates, eps: float) -> tuple[float, float]:
+    """Accuracy at `eps`, and the median distance of the nearest candidate that fools."""
+    right = _labels(answer, x) == y
+    nearest = torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
+    for size, image in candidates:
+        fooled = _labels(answer, image) != y
+        if size is None or size == eps:
+            accuracy = (right & ~fooled).double().mean().item()
+        length = (image - x).flatten(1).norm(dim=1)
+        nearest = torch.where(fooled & (length < nearest), length, nearest)
+    return accuracy, nearest[right].median().item() if right.any() else torch.nan
+
+
+@torch.no_grad()
+def _labels(classifier, x: Tensor) -> Tensor:
+    return check.classify(classifier, x).argmax(1)
+
+
+def _plain(value: Tensor):
+    if value.ndim:
+        return [_plain(part) for part in value]
+    number = value.item()
+    return float(f"{number:.4g}") if value.isfinite() else str(number)
+
+
+def _tensor(value) -> Tensor:
+    if isinstance(value, list):
+        return torch.stack([_tensor(part) for part in value])
+    return torch.tensor(float(value), dtype=torch.float64)

@@ -1,0 +1,114 @@
+"""Defences that only hide the gradient, and the two ways around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from companion import _validation as check
+
+
+def quantise(x, *, levels: int = 5, bounds=(0.0, 1.0)) -> Tensor:
+    """Round every pixel to the nearest of `levels` equally spaced values.
+
+    Its derivative is zero almost everywhere, so `lambda x: f(quantise(x))` has no gradient to follow.
+
+    Args:
+        x: (n, *image) images.
+        levels: at least 2, the ends of the box among them.
+        bounds: the box (low, high).
+
+    Source: a pre-processing as in Guo et al. (2018), section 4 (bit-depth reduction).
+    """
+    x, levels = check.tensor("x", x), check.integer("levels", levels, minimum=2)
+    low, high = check.box("bounds", bounds, x[:0])
+    scale = (levels - 1) / (high - low)
+    return low + ((x - low) * scale).round() / scale
+
+
+class RandomActivations:
+    """A network that drops its activations at random, at every call others, and scales up the rest.
+
+    After each `torch.nn.ReLU` an activation is kept with probability `keep` and divided by it. One call is one draw;
+    `eot(RandomActivations(f), draws=32)` answers with the mean of 32.
+
+    Args:
+        network: an `nn.Sequential` (n, *image) -> (n, K) with ReLUs, in evaluation mode.
+        keep: in (0, 1).
+        seed: seeds the draws; the k-th call after construction always makes the same draws.
+
+    Source: in the manner of Dhillon et al. (2018), Stochastic activation pruning, with equal chances.
+    """
+
+    def __init__(self, network: nn.Sequential, *, keep: float = 0.3, seed: int = 0) -> None:
+        check.network("network", network)
+        if not isinstance(network, nn.Sequential) or not any(isinstance(layer, nn.ReLU) for layer in network):
+            raise ValueError(f"network must be an nn.Sequential with ReLU layers, got {network!r}")
+        self.network, self.keep = network, check.fraction("keep", keep).item()
+        self.seed = check.integer("seed", seed, minimum=0)
+        self.random = torch.Generator().manual_seed(self.seed)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for layer in self.network:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                # Drawn on the CPU: the same numbers on every device.
+                kept = torch.rand(x.shape, generator=self.random) < self.keep
+                x = x * kept.to(x) / self.keep
+        return x
+
+
+def bpda(forward: Callable, backward: Callable | None = None) -> Callable:
+    """Backward pass differentiable approximation: `forward` going in, the gradient of `backward` coming back.
+
+    Attack `lambda x: f(bpda(quantise)(x))` instead of `lambda x: f(quantise(x))`.
+
+    Args:
+        forward: (n, *image) -> anything of the shape of `backward`'s value; need not be differentiable.
+        backward: a differentiable stand-in for it; by default the identity, for a `forward` that changes little.
+
+    Returns:
+        A function with the values of `forward` and the gradient of `backward`.
+
+    Source: Athalye et al. (2018), section 4.1.
+    """
+    for name, function in (("forward", forward), ("backward", backward)):
+        if not callable(function) and not (function is None and name == "backward"):
+            raise ValueError(f"{name} must be callable, got {function!r}")
+
+    def passed(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = forward(x)
+        stand_in = x if backward is None else backward(x)
+        if not isinstance(value, Tensor) or value.shape != stand_in.shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"forward must return shape {tuple(stand_in.shape)} as its stand-in, got {found}")
+        # stand_in - stand_in is an exact zero, so that not a bit of the value changes.
+        return value + (stand_in - stand_in.detach())
+
+    return passed
+
+
+def eot(classifier, *, draws: int = 32) -> Callable:
+    """Expectation over transformation: the mean logits of `draws` calls of a random classifier.
+
+    Its gradient is the mean gradient. That is what an attack on a random classifier should follow, and also what a
+    random classifier that answers with a mean has.
+
+    Args:
+        classifier: (n, *image) -> (n, K) logits, others at every call.
+        draws: number of calls.
+
+    Source: Athalye et al. (2018), section 4.2.
+    """
+    check.network("classifier", classifier)
+    draws = check.integer("draws", draws, minimum=1)
+
+    def mean(x: Tensor) -> Tensor:
+        # One call for all draws: the random numbers differ from row to row.
+        logits = classifier(x.repeat(draws, *[1] * (x.ndim - 1)))
+        return logits.reshape(draws, len(x), logits.shape[1]).mean(0)
+
+    return mean
