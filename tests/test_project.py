@@ -101,7 +101,8 @@ def test_every_notebook_is_in_the_book():
 
 def test_the_map_on_the_title_page_shows_every_chapter_of_the_theory():
     links = re.findall(r'href="(\w+)\.html', text("book/_assets/map.svg"))
-    assert set(chapters()) <= set(links)
+    # The first chapter asks the question that the theorems answer.
+    assert set(links) == set(chapters()) - {"arms_race"}
 
 
 def test_ruff_is_clean():

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from companion import data as sets
 from companion import models
+from companion._fit import descend, set_rate
 from companion.models import quality
 from companion.smoothness import lipschitz_at
 from companion.training.presets import PRESETS, Gan
@@ -162,7 +163,7 @@ def train_classifier(session: Session, start: nn.Module | None = None) -> nn.Mod
         with session.precision():
             logits = network(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
-        _descend(optimizer, loss)
+        descend(optimizer, loss)
         follow(average, network, recipe.average, index)
         return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
 
@@ -227,7 +228,7 @@ def train_dcgan(session: Session) -> nn.Module:
 
     def step(index: int) -> dict:
         for optimizer in (g_optimizer, c_optimizer):
-            _set_rate(optimizer, recipe.rate * min(1.0, 2 * (1 - index / recipe.steps)))
+            set_rate(optimizer, recipe.rate * min(1.0, 2 * (1 - index / recipe.steps)))
         real, labels = session.batch(index)
         with torch.no_grad():
             fake = generate()
@@ -239,14 +240,14 @@ def train_dcgan(session: Session) -> nn.Module:
             real.requires_grad_()
             (slope,) = torch.autograd.grad(critic(real)[:, 0].sum(), real, create_graph=True)
             c_loss = c_loss + 16 * recipe.penalty / 2 * slope.square().sum((1, 2, 3)).mean()
-        _descend(c_optimizer, c_loss)
+        descend(c_optimizer, c_loss)
         critic.requires_grad_(False)
         score, logits = judge(generate())
         critic.requires_grad_(True)
         each = torch.distributions.Categorical(logits=logits).entropy().mean()
         all_together = torch.distributions.Categorical(probs=logits.softmax(1).mean(0)).entropy()
         g_loss = F.softplus(-score).mean() + recipe.entropy * (each - all_together)
-        _descend(g_optimizer, g_loss)
+        descend(g_optimizer, g_loss)
         follow(average, generator, recipe.average, index)
         return {"critic_loss": c_loss.detach(), "generator_loss": g_loss.detach(), "entropy": each.detach()}
 
@@ -389,15 +390,4 @@ def _trained(name: str, out: Path) -> nn.Sequential:
 
 def _triangle(optimizer: Optimizer, rate: float, done: float) -> None:
     """The rate rises over the first fifth of the run, then falls to zero."""
-    _set_rate(optimizer, rate * min(max(done, 0.02) / 0.2, (1 - done) / 0.8))
-
-
-def _set_rate(optimizer: Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _descend(optimizer: Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    set_rate(optimizer, rate * min(max(done, 0.02) / 0.2, (1 - done) / 0.8))
