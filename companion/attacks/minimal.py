@@ -109,7 +109,9 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None) -
     origin, label = x[rows].flatten(1), y[rows]
     schedule = _schedule(logits_count, steps // 2)
     raced = sum(size * laps for size, laps in schedule)
-    best, spent = _reach(flat_classifier, origin, label, steps - raced, bounds)
+    # With several classes the race finds the boundary, too: no need to creep up to it.
+    creeping = min(steps - raced, 12 if logits_count > 2 else 30)
+    best, spent = _reach(flat_classifier, origin, label, creeping, bounds)
     if start is not None:
         best = _nearer(flat_classifier, origin, label, best, start[rows])
     if schedule:
@@ -125,7 +127,7 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None) -
 def _schedule(classes: int, budget: int) -> list[tuple[int, int]]:
     """The rounds of a race, (rivals, gradients for each): all get one, then the best 8, 4 and 2 get equal shares.
 
-    A small budget starts with 4 or 2; one that is too small for two rivals allows no race.
+    A small budget starts with 4 or 2. One that is too small for two rivals, and two classes, allow no race.
     """
     rivals = min(classes - 1, 9, budget // 2)
     left = budget - rivals
@@ -190,10 +192,6 @@ def _towards(classifier, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, 
     return value.detach().view_as(target), over.view_as(target), _escape(gradient).view_as(x)
 
 
-# Newton steps after which a row that is not over the boundary is left to `_explore`.
-_REACH = 30
-
-
 def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[Tensor, Tensor]:
     """Newton steps on the margin: for each row a point over the boundary, or `origin`, and the gradients it took.
 
@@ -201,13 +199,13 @@ def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[T
     sixteenth, an eighth, a quarter, a half and all of it; else an eighth of it is tried.
     """
     result, point = origin.clone(), origin.clone()
-    spent = torch.full_like(y, min(steps, _REACH))
+    spent = torch.full_like(y, steps)
     rows = torch.arange(len(origin), device=origin.device)
     fractions = (0.0625, 0.125, 0.25, 0.5, 1.0)
-    for iteration in range(min(steps, _REACH)):
+    for iteration in range(steps):
         if not len(rows):
             break
-        last = iteration == min(steps, _REACH) - 1
+        last = iteration == steps - 1
         if last:
             # No gradient is left: whatever is over the boundary in this direction will do.
             fractions = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
