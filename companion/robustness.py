@@ -65,7 +65,7 @@ def radii(
     z,
     *,
     steps: int = 100,
-    metric_steps: int = 40,
+    metric_steps: int = 60,
     bounds=None,
     max_latent_norm: float | None = None,
     chunk_size: int = 512,
@@ -151,7 +151,7 @@ def in_distribution_radius(
     z,
     *,
     steps: int = 100,
-    metric_steps: int = 40,
+    metric_steps: int = 60,
     max_latent_norm: float | None = None,
     start=None,
     seed: int = 0,
@@ -222,7 +222,7 @@ def in_distribution_radius(
                 kept = (distance * handicap).topk(size, dim=1, largest=False).indices
                 points = points.gather(1, kept[..., None].expand(-1, -1, points.shape[2]))
             many, label = part.repeat_interleave(size, 0), y.repeat_interleave(size)
-            found = points.flatten(0, 1)
+            found = points.flatten(0, 1).clone()
             known = torch.nonzero(fooled(composed, found, label))[:, 0]
             found[known] = _descend(
                 generator, composed, many[known], label[known], found[known], steps, max_latent_norm
