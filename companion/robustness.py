@@ -65,7 +65,7 @@ def radii(
     z,
     *,
     steps: int = 100,
-    metric_steps: int = 40,
+    metric_steps: int = 60,
     bounds=None,
     max_latent_norm: float | None = None,
     chunk_size: int = 512,
@@ -151,28 +151,33 @@ def in_distribution_radius(
     z,
     *,
     steps: int = 100,
-    metric_steps: int = 40,
+    metric_steps: int = 60,
     max_latent_norm: float | None = None,
     start=None,
+    seed: int = 0,
     chunk_size: int = 512,
     progress: bool = False,
     return_witness: bool = False,
 ):
     """The in-distribution radius r_in: the smallest image change along the generator's range that changes the label.
 
-    Starting from the latent witness, it minimises the image distance itself: each step minimises its Gauss-Newton
-    model, the pull-back metric JᵀJ of the generator, on the linearised boundary of f∘g, with Levenberg-Marquardt
-    damping and a Newton correction back over the boundary.
+    It minimises the image distance itself: each step minimises its Gauss-Newton model, the pull-back metric JᵀJ of the
+    generator, on the linearised boundary of f∘g, with Levenberg-Marquardt damping and a Newton correction back over the
+    boundary. Six searches begin, one at the latent witness and five where the way to samples of the prior that lie near
+    in the image and in another class crosses the boundary; after a third of the steps three go on, after another the
+    best.
 
     Args:
         generator: the generator g, differentiable in forward mode.
         classifier: the classifier f.
         z: (n, latent_dim) latents.
         steps: gradients per row of the latent search for a start.
-        metric_steps: steps in the pull-back metric per row; each costs a Jacobian (latent_dim forward passes).
+        metric_steps: steps in the pull-back metric per row, all searches together; each costs a Jacobian (latent_dim
+            forward passes). With fewer than 18 only the search from the latent witness is made.
         max_latent_norm: None, or R > 0: only witnesses with ‖z + r‖ ≤ R count. The unrestricted optimum may lie
             where the prior has no mass.
         start: None, or (n, latent_dim) points to start from instead of a latent search, such as latent witnesses.
+        seed: seeds the samples of the prior.
         chunk_size: rows at a time, which bounds memory.
         progress: show a progress bar.
         return_witness: also return the points z + r.
@@ -197,15 +202,36 @@ def in_distribution_radius(
     if start.shape != z.shape:
         raise ValueError(f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}")
 
+    # Six searches of a few steps each, then three, then one; the first costs a third of the steps, and so the second.
+    laps = metric_steps // 18
+    pool = _pool(generator, composed, z, max_latent_norm, seed, chunk_size) if laps and len(z) else None
+
     def search(part: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
         y = _labels(composed, part)
-        begin = _into_ball(begin, max_latent_norm)
-        known = fooled(composed, begin, y)
-        witness = part.clone()
-        rows = torch.nonzero(known)[:, 0]
-        witness[rows] = _descend(generator, composed, part[rows], y[rows], begin[rows], metric_steps, max_latent_norm)
-        distance = (generator(witness) - generator(part)).flatten(1).norm(dim=1)
-        return _verified(distance, composed, witness, y), witness
+        points = begin[:, None]
+        if pool:
+            points = torch.cat([points, _crossings(generator, composed, part, y, pool, 5)], dim=1)
+        points = _into_ball(points.flatten(0, 1), max_latent_norm).view_as(points)
+        rounds = [(points.shape[1], laps), (min(3, points.shape[1]), 2 * laps)] if pool else []
+        left = metric_steps - sum(size * steps for size, steps in rounds)
+        distance = None
+        for size, steps in [*rounds, (1, left)]:
+            if distance is not None:
+                # Searches that end at the same point tie but for rounding: the earlier one wins, in every batch.
+                handicap = 1 + 1e-5 * torch.arange(distance.shape[1], device=z.device)
+                kept = (distance * handicap).topk(size, dim=1, largest=False).indices
+                points = points.gather(1, kept[..., None].expand(-1, -1, points.shape[2]))
+            many, label = part.repeat_interleave(size, 0), y.repeat_interleave(size)
+            found = points.flatten(0, 1).clone()
+            known = torch.nonzero(fooled(composed, found, label))[:, 0]
+            found[known] = _descend(
+                generator, composed, many[known], label[known], found[known], steps, max_latent_norm
+            )
+            distance = torch.full_like(many[:, 0], torch.inf)
+            distance[known] = _image_distance(generator, many[known], found[known])
+            points, distance = found.view_as(points), distance.view(-1, size)
+        witness = torch.where(distance.isfinite(), points[:, 0], part)
+        return _verified(_image_distance(generator, part, witness), composed, witness, y), witness
 
     radius, witness = _in_chunks(search, (z, start), chunk_size, progress, "in-distribution radius")
     return (radius, witness) if return_witness else radius
@@ -262,7 +288,7 @@ def _descend(generator, composed, z: Tensor, y: Tensor, start: Tensor, steps: in
     with torch.no_grad():
         target = generator(z).flatten(1)
         distance = (generator(best).flatten(1) - target).norm(dim=1)
-    damping = torch.full_like(distance, 1e-3)
+    damping, rounding = torch.full_like(distance, 1e-3), torch.finfo(z.dtype).eps
     rows = torch.arange(len(z), device=z.device)
     for _ in range(steps):
         if not len(rows):
@@ -290,13 +316,51 @@ def _descend(generator, composed, z: Tensor, y: Tensor, start: Tensor, steps: in
         with torch.no_grad():
             reached = (generator(trial).flatten(1) - target[rows]).norm(dim=1)
         # NaN from a singular solve compares false and is rejected.
-        better = (reached < distance[rows] * (1 - 1e-7)) & fooled(composed, trial, label)
+        better = (reached < distance[rows] * (1 - rounding)) & fooled(composed, trial, label)
         gain = torch.where(better, 1 - reached / distance[rows], 0.0)
         best[rows[better]] = trial[better]
         distance[rows[better]] = reached[better]
         damping[rows] = torch.where(better, (damping[rows] / 4).clamp(min=1e-9), damping[rows] * 6)
-        rows = rows[(damping[rows] < 1e6) & ~(better & (gain < 1e-6))]
+        rows = rows[(damping[rows] < 1e6) & ~(better & (gain < 8 * rounding))]
     return best
+
+
+# Samples of the prior among which the in-distribution search looks for starts.
+_POOL = 1000
+
+
+def _pool(generator, composed, z: Tensor, max_norm, seed: int, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples of the prior, inside the ball if there is one, with their images (flat) and labels."""
+    draws = torch.randn(_POOL, z.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
+    draws = _into_ball(draws, max_norm)
+    label = torch.cat([_labels(composed, part) for part in draws.split(chunk_size)])
+    return draws, _images(generator, draws, chunk_size).flatten(1), label
+
+
+def _crossings(generator, composed, z: Tensor, y: Tensor, pool, count: int) -> Tensor:
+    """Where the ways from each z (n, d) to the nearest samples of at most `count` other classes leave its class.
+
+    Near means near in the image; the crossing is found by bisection in Z. A row for which the pool has too few classes
+    gets points that are not adversarial.
+    """
+    draws, images, label = pool
+    with torch.no_grad():
+        distance = torch.cdist(generator(z).flatten(1), images, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = [distance.masked_fill((label != k) | (y == k)[:, None], torch.inf).min(1) for k in label.unique()]
+    order = torch.stack([entry.values for entry in nearest], 1).topk(min(count, len(nearest)), largest=False).indices
+    far = draws[torch.stack([entry.indices for entry in nearest], 1).gather(1, order)]
+    many, label = z[:, None].expand_as(far).flatten(0, 1), y.repeat_interleave(far.shape[1])
+    low, high, way = torch.zeros_like(many[:, :1]), torch.ones_like(many[:, :1]), far.flatten(0, 1) - many
+    for _ in range(10):
+        middle = (low + high) / 2
+        over = fooled(composed, many + middle * way, label)[:, None]
+        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+    return (many + high * way).view_as(far)
+
+
+def _image_distance(generator, z: Tensor, other: Tensor) -> Tensor:
+    with torch.no_grad():
+        return (generator(other) - generator(z)).flatten(1).norm(dim=1)
 
 
 def _into_ball(z: Tensor, max_norm: float | None) -> Tensor:
@@ -322,12 +386,26 @@ def _images(generator, z: Tensor, chunk_size: int) -> Tensor:
 
 
 def _in_chunks(search, columns: tuple[Tensor, ...], chunk_size: int, progress: bool, name: str):
-    """`search` on `chunk_size` rows at a time, its (radius, witness) put together again; an empty batch is returned."""
+    """`search` on `chunk_size` rows at a time, its (radius, witness) put together again; an empty batch is returned.
+
+    Where the device runs out of memory, the chunk is halved and tried again; what was found before is kept.
+    """
     chunk_size = check.integer("chunk_size", chunk_size, minimum=1)
     first = columns[0]
     if not len(first):
         return first.new_zeros(0), first
-    parts = list(zip(*(column.split(chunk_size) for column in columns), strict=True))
-    bar = tqdm(parts, desc=name, disable=not progress)
-    radius, witness = zip(*(search(*part) for part in bar), strict=True)
+    found, done = [], 0
+    with tqdm(total=len(first), desc=name, disable=not progress) as bar:
+        while done < len(first):
+            part = [column[done : done + chunk_size] for column in columns]
+            try:
+                found.append(search(*part))
+            except torch.OutOfMemoryError:
+                if len(part[0]) == 1:
+                    raise
+                chunk_size = len(part[0]) // 2
+                continue
+            done += len(part[0])
+            bar.update(len(part[0]))
+    radius, witness = zip(*found, strict=True)
     return torch.cat(radius), torch.cat(witness)

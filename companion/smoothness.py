@@ -224,7 +224,7 @@ def lipschitz_at(
         generator: the generator g; it must work under `torch.func` (no in-place writes, no random layers).
         z: (n, latent_dim) latents.
         method: "exact" builds the Jacobian J by forward mode and takes the top eigenvalue of JᵀJ; "lanczos" needs
-            only products with J and Jᵀ and so little memory. None: exact up to 128 latent dimensions.
+            only products with J and Jᵀ and so little memory. None: exact up to 64 latent dimensions.
         iterations: most Lanczos steps.
         tolerance: relative accuracy at which Lanczos stops.
         seed: seeds the Lanczos start.
@@ -246,7 +246,7 @@ def lipschitz_at(
     if z.shape[0] == 0:
         return z.new_zeros(0)
     if method is None:
-        method = "exact" if z.shape[1] <= 128 else "lanczos"
+        method = "exact" if z.shape[1] <= 64 else "lanczos"
     # One forward pass both checks the generator and tells the size of an image.
     pixels = check.generate(generator, z[:1])[0].numel()
     if chunk_size is None:
@@ -289,28 +289,40 @@ def _top_direction(generator, z: Tensor) -> Tensor:
     """An approximate top right singular vector of the Jacobian at each z: one exact or a few power steps."""
     if z.shape[1] <= 128:
         return torch.cat([_gram(generator, part)[1] for part in z.split(256)])
-    direction = torch.ones_like(z)
+    direction, gram = torch.ones_like(z), _gram_operator(generator, z)
     for _ in range(10):
-        direction = _gram_product(generator, z, nn.functional.normalize(direction, dim=1))
+        direction = gram(nn.functional.normalize(direction, dim=1))
     return direction
 
 
-def _gram_product(generator, z: Tensor, direction: Tensor) -> Tensor:
-    """JᵀJ v for a batch of z and directions v, by one forward-mode and one reverse-mode product."""
-    flat = lambda point: generator(point).flatten(1)  # noqa: E731
-    image = jvp(flat, (z,), (direction,))[1]
-    return vjp(flat, z)[1](image)[0]
+def _gram_operator(generator, z: Tensor):
+    """v ↦ JᵀJ v for directions v (n, d), by two reverse-mode passes through one graph that is built only once.
+
+    u ↦ Jᵀu is linear, so its own reverse mode is v ↦ Jv: no pass repeats the generator's own arithmetic.
+    """
+    z = z.detach().requires_grad_()
+    options = dict(retain_graph=True, materialize_grads=True)
+    with torch.enable_grad():
+        image = generator(z).flatten(1)
+        cotangent = torch.zeros_like(image, requires_grad=True)
+        (pulled,) = torch.autograd.grad(image, z, cotangent, create_graph=True, **options)
+
+    def product(direction: Tensor) -> Tensor:
+        (pushed,) = torch.autograd.grad(pulled, cotangent, direction, **options)
+        return torch.autograd.grad(image, z, pushed, **options)[0]
+
+    return product
 
 
 def _lanczos(generator, z: Tensor, iterations: int, tolerance: float, seed: int) -> tuple[Tensor, Tensor]:
     """Lanczos on JᵀJ with full reorthogonalisation: top singular values (n,) and relative residuals (n,)."""
     n, d = z.shape
     start = torch.randn(d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
-    basis = nn.functional.normalize(start, dim=0).expand(n, 1, d)
+    basis, gram = nn.functional.normalize(start, dim=0).expand(n, 1, d), _gram_operator(generator, z)
     diagonal, off_diagonal = [], []
     for step in range(min(iterations, d)):
         vector = basis[:, -1]
-        product = _gram_product(generator, z, vector)
+        product = gram(vector)
         diagonal.append((product * vector).sum(1))
         # Twice is enough: one pass of Gram-Schmidt leaves rounding that a second removes.
         for _ in range(2):

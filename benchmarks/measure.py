@@ -1,0 +1,99 @@
+"""What every attack is measured with: passes are counted, images verified, clocks interleaved."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# An image this far outside of the box is put back in before it is verified: rounding of x + r. Farther is a failure.
+BOX_ROUNDING = 1e-6
+
+
+class Counted(nn.Module):
+    """A classifier that counts, in rows, what passes through it: `forward` and `backward`."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier = classifier
+        self.forward_rows = self.backward_rows = 0
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.classifier(x)
+        self.forward_rows += len(x)
+        if logits.requires_grad:
+            # Called once for each gradient that is asked of these logits; finished rows in the batch are paid too.
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backward_rows += len(gradient)
+
+
+def distances(classifier, x: Tensor, y: Tensor, adversarial: Tensor, bounds=(0.0, 1.0)) -> Tensor:
+    """The L2 distances (n,) of adversarial images, `inf` for each that is none.
+
+    A row counts only if it is finite, inside the box, and not classified as `y`, in the whole batch and in small ones.
+    """
+    n = len(x)
+    if adversarial.shape != x.shape:
+        raise ValueError(f"adversarial must have the shape of x, {tuple(x.shape)}, got {tuple(adversarial.shape)}")
+    finite = adversarial.isfinite().flatten(1).all(1)
+    inside = adversarial.clamp(*bounds)
+    off = (adversarial - inside).abs().flatten(1).amax(1)
+    with torch.no_grad():
+        whole = classifier(inside).argmax(1)
+        parts = torch.cat([classifier(part).argmax(1) for part in inside.split(max(1, n // 7))])
+    good = finite & (off <= BOX_ROUNDING) & (whole != y) & (parts != y)
+    return torch.where(good, (inside - x).flatten(1).norm(dim=1), torch.inf)
+
+
+class Clock:
+    """Seconds since it was made: wall time on a GPU; on a CPU the time of this process, which others do not disturb."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.start = self._now()
+
+    def seconds(self) -> float:
+        return self._now() - self.start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return time.perf_counter()
+        return time.process_time()
+
+
+class Outcome(NamedTuple):
+    """One attack on one classifier: distances (n,), passes and seconds for each image."""
+
+    distance: Tensor
+    forward: float
+    backward: float
+    seconds: float
+
+
+def outcome(attack, classifier, x: Tensor, y: Tensor, bounds=(0.0, 1.0)) -> Outcome:
+    """Run `attack(classifier, x, y)` once."""
+    counted = Counted(classifier)
+    clock = Clock(x.device)
+    adversarial = attack(counted, x.clone(), y.clone()).detach()
+    seconds = clock.seconds()
+    distance = distances(classifier, x, y, adversarial, bounds)
+    return Outcome(distance, counted.forward_rows / len(x), counted.backward_rows / len(x), seconds / len(x))
+
+
+def summary(distance: Tensor, best: Tensor) -> dict:
+    """Success rate, median and mean distance (failures count as infinite), and the fraction within 2 % of `best`."""
+    finite = bool(distance.isfinite().all())
+    return {
+        "success": distance.isfinite().double().mean().item(),
+        "median": distance.median().item(),
+        "mean": distance.double().mean().item() if finite else math.inf,
+        "near": (distance <= 1.02 * best).double().mean().item(),
+    }
