@@ -1,8 +1,8 @@
 """Every attack against every defence, under every threat model: one measured matrix.
 
-A *threat model* says what the attacker knows. In a white box he has the victim and its gradient, as it comes
-("naive") or as someone who understands the defence would take it ("adaptive"). In a black box he attacks another
-network and hopes: one trained on the same data ("transfer"), or one trained on the victim's answers ("substitute").
+A *threat model* says what the attacker knows. In a white box they have the victim and its gradient, as it comes
+("naive") or as someone who understands the defence would take it ("adaptive"). In a black box they attack another
+network and hope: one trained on the same data ("transfer"), or one trained on the victim's answers ("substitute").
 """
 
 from __future__ import annotations
