@@ -12,7 +12,7 @@ FRESH ?=
 
 BIN := .venv/bin
 PAGE := _build/html/index.html
-SOURCES := _config.yml _toc.yml $(shell find book companion -type f ! -path '*/.*' ! -path '*/__pycache__/*')
+SOURCES := _config.yml _toc.yml $(wildcard benchmarks/*.md benchmarks/*.png) $(shell find book companion -type f ! -path '*/.*' ! -path '*/__pycache__/*')
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:

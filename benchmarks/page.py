@@ -75,7 +75,7 @@ def markdown(results: dict, rows: list[dict]) -> str:
         lines.append(
             f"| {classifier} | {images} | {budget} "
             f"| {mine['median']:.4f} | {median['median']:.4f} ({median['attack']}) "
-            f"| {mine['mean']:.4f} | {_mean(mean)} ({mean['attack']}) |"
+            f"| {mine['mean']:.4f} | {_distance(mean['mean'])} ({mean['attack']}) |"
         )
     classifier, images = "digits/cnn", "real"
     lines += ["", f"## Every attack on `{classifier}`, {images} images", ""]
@@ -86,7 +86,7 @@ def markdown(results: dict, rows: list[dict]) -> str:
             name = r["attack"] + (f" (first {r['n']} images)" if r["n"] < max(row["n"] for row in rows) else "")
             lines.append(
                 f"| {r['library']} | {name} | {r['budget'] or '–'} "
-                f"| {r['success']:.0%} | {r['median']:.4f} | {_mean(r)} "
+                f"| {r['success']:.0%} | {_distance(r['median'])} | {_distance(r['mean'])} "
                 f"| {r['near']:.0%} | {r['forward']:.0f} | {r['backward']:.0f} | {r['milliseconds']:.2f} |"
             )
     if results["radius"]:
@@ -114,11 +114,14 @@ def markdown(results: dict, rows: list[dict]) -> str:
 def plot(rows: list[dict], classifier: str = "digits/cnn", images: str = "real") -> None:
     """Mean distance against gradients per image, for the attacks that succeed everywhere, and against time."""
     figures.use()
-    fig, axes = pyplot.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    fig, axes = pyplot.subplots(2, 1, figsize=(5.6, 7.5), sharey=True)
     shown = [r for r in rows if (r["classifier"], r["images"]) == (classifier, images) and r["budget"]]
-    names = sorted({(r["library"], r["attack"]) for r in shown if r["success"] == 1 and r["mean"] < 0.7})
+    floor = min(r["mean"] for r in shown)
+    names = sorted({(r["library"], r["attack"]) for r in shown if r["mean"] < 1.25 * floor})
     names.sort(key=lambda name: name[0] == "this book")
     markers = dict(zip(names, "osv^D<>pP*", strict=False))
+    colours = [figures.CLASS_0, figures.CLASS_1, figures.IN_DISTRIBUTION, figures.LATENT, figures.UNCONSTRAINED]
+    colours = {name: colours[i % len(colours)] for i, name in enumerate(names)}
     for axis, cost in zip(axes, ("backward", "milliseconds"), strict=True):
         for name in names:
             line = [r for r in shown if (r["library"], r["attack"]) == name and math.isfinite(r["mean"])]
@@ -127,21 +130,20 @@ def plot(rows: list[dict], classifier: str = "digits/cnn", images: str = "real")
                 [r[cost] for r in line],
                 [r["mean"] for r in line],
                 marker=markers.get(name, "."),
-                color=figures.MEASURED if mine else None,
+                color=figures.MEASURED if mine else colours[name],
                 lw=2.5 if mine else 1,
                 label=" ".join(name) if not mine else "minimal_l2",
             )
         axis.set_xscale("log")
-    floor = min(r["mean"] for r in shown)
     axes[0].set(ylim=(0.98 * floor, 1.25 * floor), xlabel="gradients per image", ylabel="mean L2 distance")
-    axes[1].set(xlabel="milliseconds per image")
-    axes[1].legend(fontsize=9)
+    axes[1].set(xlabel="milliseconds per image", ylabel="mean L2 distance")
+    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=11)
     fig.savefig(HERE / "frontier.png", dpi=100)
     pyplot.close(fig)
 
 
-def _mean(row: dict) -> str:
-    return f"{row['mean']:.4f}" if math.isfinite(row["mean"]) else "–"
+def _distance(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "–"
 
 
 def _short(value):

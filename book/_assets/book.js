@@ -2,7 +2,7 @@
 (() => {
   // What is wider than the screen scrolls in its own box: let the keyboard reach it.
   const mark = () => {
-    for (const box of document.querySelectorAll(".equation > .scroll, article pre")) {
+    for (const box of document.querySelectorAll(".equation > .scroll, .pst-scrollable-table-container, article pre")) {
       if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
