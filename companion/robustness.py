@@ -333,7 +333,7 @@ def _pool(generator, composed, z: Tensor, max_norm, seed: int, chunk_size: int) 
     """Samples of the prior, inside the ball if there is one, with their images (flat) and labels."""
     draws = torch.randn(_POOL, z.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
     draws = _into_ball(draws, max_norm)
-    label = torch.cat([_labels(composed, part) for part in draws.split(chunk_size)])
+    label = _in_chunks(lambda part: (_labels(composed, part),), (draws,), chunk_size, False, "labels")[0]
     return draws, _images(generator, draws, chunk_size).flatten(1), label
 
 
@@ -382,11 +382,13 @@ def _verified(radius: Tensor, classifier, witness: Tensor, y: Tensor) -> Tensor:
 
 def _images(generator, z: Tensor, chunk_size: int) -> Tensor:
     with torch.no_grad():
-        return torch.cat([check.generate(generator, part) for part in z.split(chunk_size)])
+        if not len(z):
+            return check.generate(generator, z)
+        return _in_chunks(lambda part: (check.generate(generator, part),), (z,), chunk_size, False, "images")[0]
 
 
 def _in_chunks(search, columns: tuple[Tensor, ...], chunk_size: int, progress: bool, name: str):
-    """`search` on `chunk_size` rows at a time, its (radius, witness) put together again; an empty batch is returned.
+    """`search` on `chunk_size` rows at a time, what it returns put together again; an empty batch is returned.
 
     Where the device runs out of memory, the chunk is halved and tried again; what was found before is kept.
     """
@@ -407,5 +409,4 @@ def _in_chunks(search, columns: tuple[Tensor, ...], chunk_size: int, progress: b
                 continue
             done += len(part[0])
             bar.update(len(part[0]))
-    radius, witness = zip(*found, strict=True)
-    return torch.cat(radius), torch.cat(witness)
+    return tuple(torch.cat(column) for column in zip(*found, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -172,6 +174,53 @@ def test_more_steps_are_no_worse():
     assert all((model(a).argmax(1) != y).all() for a in adversarial)
     few, some, many = ((a - x).flatten(1).norm(dim=1).mean().item() for a in adversarial)
     assert few > some > 0.999 * many
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 37, 100])
+def test_no_row_gets_more_gradients_than_steps(steps, classes):
+    model, x, spent = network(), images(8), []
+
+    def counted(points):
+        logits = model(points)[:, :classes]
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: spent.append(len(gradient)))
+        return logits
+
+    for row in x.split(1):
+        spent.clear()
+        minimal_l2(counted, row, counted(row).argmax(1), steps=steps)
+        assert 1 <= sum(spent) <= steps
+
+
+def test_race_follows_the_nearest_boundary_and_not_the_largest_logit():
+    """Class 1 has the larger logit but a flat gradient; the boundary to class 2 is ten times nearer."""
+    x = torch.zeros(1, 2, dtype=torch.float64)
+
+    def classifier(x):
+        return torch.stack([torch.zeros_like(x[:, 0]), x[:, 0] - 1.0, 20 * x[:, 1] - 2.0], 1)
+
+    adversarial = minimal_l2(classifier, x, torch.tensor([0]), steps=10)
+    assert adversarial.norm().item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_minimal_l2_beats_ddn_at_a_tenth_of_its_gradients():
+    """Rony et al.'s attack as its paper states it, without quantisation."""
+    model, x = network(), images(100)
+    y = model(x).argmax(1)
+    delta, radius, best = torch.zeros_like(x), torch.ones(100, dtype=x.dtype), torch.full((100,), torch.inf).double()
+    for step in range(100):
+        point = (x + delta).requires_grad_()
+        logits = model(point)
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, y, reduction="sum"), point)
+        over, length = logits.argmax(1) != y, delta.flatten(1).norm(dim=1)
+        best = torch.where(over, torch.minimum(best, length), best)
+        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / 100)) / 2
+        delta = delta + rate * nn.functional.normalize(gradient.flatten(1), dim=1).reshape(x.shape)
+        radius = torch.where(over, 0.95 * radius, 1.05 * radius)
+        delta = radius[:, None, None, None] * nn.functional.normalize(delta.flatten(1), dim=1).reshape(x.shape)
+    found = (minimal_l2(model, x, y, steps=10) - x).flatten(1).norm(dim=1)
+    assert found.mean() < best.mean()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

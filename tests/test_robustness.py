@@ -130,6 +130,61 @@ def test_chunks_do_not_change_the_result():
         torch.testing.assert_close(one, other)
 
 
+def test_running_out_of_memory_halves_the_chunk_and_loses_nothing():
+    generator, plain, z = Linear(), plane(), latents(50, 6)
+    sizes = []
+
+    def hungry(x):
+        sizes.append(len(x))
+        if len(x) > 9:
+            raise torch.OutOfMemoryError("no more")
+        return plain(x)
+
+    radius, witness = latent_radius(generator, hungry, z, return_witness=True)
+    assert max(sizes) == 50 and len(radius) == 50
+    torch.testing.assert_close(radius, latent_radius(generator, plain, z))
+    found = in_distribution_radius(generator, hungry, z, start=witness)
+    torch.testing.assert_close(found, in_distribution_radius(generator, plain, z, start=witness))
+    images = generator(z)
+    torch.testing.assert_close(unconstrained_radius(hungry, images), unconstrained_radius(plain, images))
+
+
+def test_a_single_row_that_does_not_fit_is_an_error():
+    def hungry(x):
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("no more")
+        return plane()(x)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        latent_radius(Linear(), hungry, latents(5, 6))
+
+
+@pytest.mark.parametrize("metric_steps", [0, 5, 18, 40])
+def test_start_is_left_as_it_was_and_never_lost(metric_steps):
+    generator, classifier = digits()
+    z = latents(20, generator.latent_dim, torch.float32)
+    start = latent_radius(generator, classifier, z, steps=30, return_witness=True)[1]
+    before = start.clone()
+    found = in_distribution_radius(generator, classifier, z, start=start, metric_steps=metric_steps)
+    assert torch.equal(start, before)
+    paper_style = (generator(start) - generator(z)).flatten(1).norm(dim=1)
+    assert (found <= paper_style * (1 + 1e-5)).all()
+
+
+def test_several_searches_find_what_one_misses():
+    generator, classifier = digits("mlp")
+    z = latents(60, generator.latent_dim, torch.float32)
+    start = latent_radius(generator, classifier, z, return_witness=True)[1]
+    one = in_distribution_radius(generator, classifier, z, start=start, metric_steps=17)
+    several = in_distribution_radius(generator, classifier, z, start=start, metric_steps=90)
+    assert several.mean() < 0.95 * one.mean()
+    # So it is inside a ball, where samples of the prior always give something to begin with.
+    inside = in_distribution_radius(generator, classifier, z, start=start, max_latent_norm=5.5)
+    alone = in_distribution_radius(generator, classifier, z, start=start, max_latent_norm=5.5, metric_steps=17)
+    near = z.norm(dim=1) < 5.5
+    assert inside[near].isfinite().all() and inside[near].mean() < 0.95 * alone[near].mean()
+
+
 def test_compose_is_a_classifier_on_latents():
     generator, classifier = Linear(), plane()
     z = latents(4, 6)

@@ -70,7 +70,7 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None) -
     the others of its batch, but for the rounding of its logits.
 
     Besides the gradients it takes forward passes without one: 5 for each step to reach the boundary (mostly one step),
-    2 for each to refine, 30 in all for rays; with `steps=100` about 70.
+    2 for each to refine, 30 in all for rays; with `steps=100` about 60.
 
     Args:
         classifier: (n, *image) -> (n, K) logits, differentiable.
