@@ -223,7 +223,8 @@ def in_distribution_radius(
                 points = points.gather(1, kept[..., None].expand(-1, -1, points.shape[2]))
             many, label = part.repeat_interleave(size, 0), y.repeat_interleave(size)
             found = points.flatten(0, 1).clone()
-            known = torch.nonzero(fooled(composed, found, label))[:, 0]
+            # Whatever has another label counts, however close: a start that an attack has found is never lost.
+            known = torch.nonzero(_labels(composed, found) != label)[:, 0]
             found[known] = _descend(
                 generator, composed, many[known], label[known], found[known], steps, max_latent_norm
             )

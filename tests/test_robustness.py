@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from companion import models
+from companion.attacks.margin import margin, slack
 from companion.circle import Circle, HalfPlane, exact_radii
 from companion.robustness import (
     compose,
@@ -169,6 +170,23 @@ def test_start_is_left_as_it_was_and_never_lost(metric_steps):
     assert torch.equal(start, before)
     paper_style = (generator(start) - generator(z)).flatten(1).norm(dim=1)
     assert (found <= paper_style * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("metric_steps", [0, 5, 40])
+def test_a_start_that_is_over_the_boundary_by_rounding_counts(metric_steps):
+    """Large logits leave their difference few digits; the label has changed all the same."""
+    generator, half_space, z = Linear(), plane(), latents(20, 6)
+    across = generator.matrix @ half_space.normal
+    distance = half_space(generator(z))[:, 1:]
+    start = z - (distance + 2e-7 * distance.sign()) * across / across.square().sum()
+
+    def large(x):
+        return half_space(x) + 1e8
+
+    over = margin(large(generator(start)), large(generator(z)).argmax(1))
+    assert (over > 0).all() and (over < slack(large(generator(start)))).all()
+    found = in_distribution_radius(generator, large, z, start=start, metric_steps=metric_steps)
+    assert (found <= (generator(start) - generator(z)).norm(dim=1) * (1 + 1e-9)).all()
 
 
 def test_several_searches_find_what_one_misses():
