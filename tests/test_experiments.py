@@ -23,9 +23,9 @@ from torch import nn
 
 import companion
 from companion import data, models
-from companion.experiments import TABLES, report, summarise, table
+from companion.experiments import DECK, TABLES, report, stored, summarise, table
 from companion.robustness import radii
-from companion.smoothness import Lipschitz
+from companion.smoothness import Lipschitz, certified_lipschitz
 from companion.training.run import Run, as_shipped, publish
 from companion.vulnerability import robustness_quantile
 
@@ -204,6 +204,15 @@ def test_a_killed_run_resumes_to_the_same_table(workers, weights, whole, tmp_pat
     assert all((tmp_path / "chunks" / name).stat().st_mtime_ns == stamp for name, stamp in done.items())
 
 
+def test_more_images_go_on_where_fewer_ended(weights, whole, tmp_path):
+    table("cifar10", tmp_path, weights=weights, **OPTIONS | dict(samples=10))  # chunks of 4, 4 and 2
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("chunks/*.safetensors")}
+    table("cifar10", tmp_path, weights=weights, **OPTIONS)
+    assert (tmp_path / "radii.safetensors").read_bytes() == (whole / "radii.safetensors").read_bytes()
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("chunks/*.safetensors")}
+    assert {name for name in before if after[name] == before[name]} == {"00000.safetensors", "00001.safetensors"}
+
+
 def test_chunks_of_another_plan_are_refused(whole, weights):
     with pytest.raises(ValueError, match="out must not hold chunks of another plan"):
         table("cifar10", whole, weights=weights, **OPTIONS | dict(seed=1))
@@ -223,6 +232,87 @@ def test_error_rates_are_measured_again_where_there_is_data(weights, tmp_path, m
     table("cifar10", tmp_path, weights=weights, **OPTIONS | dict(samples=2), root="here")
     assert rows_of(tmp_path)["error rate"]["VGG"] == pytest.approx(0.25)
     assert json.loads((tmp_path / "provenance.json").read_text())["error_rates_measured_on"] == {"root": "here"}
+
+
+def test_a_table_is_read_as_it_was_written(whole):
+    found = stored("cifar10", folder=whole)
+    assert list(found.rows["error rate"]) == ["bound", *KINDS] and found.rows["error rate"]["bound"] is None
+    assert found.rows["Z-space"]["vgg"] == rows_of(whole)["Z-space"]["VGG"]
+    assert all(torch.equal(found.radii[key], column) for key, column in raw(whole).items())
+    assert found.provenance["samples"] == 30 and found.provenance["seconds_per_1000_images"]
+
+
+def test_there_is_no_table_of_svhn(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no table of svhn in .*table.csv.* python -m companion train svhn"):
+        stored("svhn")
+    with pytest.raises(FileNotFoundError, match="radii.safetensors"):
+        stored("cifar10", folder=tmp_path)
+    with pytest.raises(ValueError, match="data must be one of cifar10, svhn, got 'digits'"):
+        stored("digits")
+
+
+@pytest.mark.parametrize("data", DECK)
+def test_the_decks_numbers_are_in_the_order_of_the_theory(data):
+    rows = DECK[data]
+    assert all(list(row) == ["bound", *TABLES[data]] for row in rows.values())
+    for kind in TABLES[data]:
+        assert rows["in-distribution"]["bound"] >= rows["in-distribution"][kind] >= rows["unconstrained"][kind]
+        assert rows["Z-space"]["bound"] >= rows["Z-space"][kind]
+    equal = torch.full((10,), 0.1, dtype=torch.float64)
+    assert rows["Z-space"]["bound"] == pytest.approx(robustness_quantile(0.25, equal, Lipschitz(1.0)) / 10, abs=5e-4)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return stored("cifar10")
+
+
+def test_the_shipped_table_is_of_the_shipped_networks(shipped):
+    names = [f"cifar10/{kind}" for kind in ("generator", *KINDS)]
+    assert shipped.provenance["weights"] == {name: models.card(name)["sha256"] for name in names}
+    assert shipped.provenance["samples"] == len(shipped.radii["latent_norm"]) >= 2_000
+    assert "changes" not in shipped.provenance["commit"]
+
+
+def test_the_shipped_table_follows_from_its_radii(shipped):
+    generator = models.load("cifar10/generator")
+    errors = {kind: 1 - models.card(f"cifar10/{kind}")["results"]["test_accuracy"] for kind in KINDS}
+    certified = certified_lipschitz(generator, (generator.latent_dim,))
+    for row in summarise(shipped.radii, KINDS, errors, certified):
+        expected = {column: value if value is None else pytest.approx(value) for column, value in row.items()}
+        assert shipped.rows[expected.pop("row")] == expected
+
+
+def test_the_shipped_table_obeys_the_theory(shipped):
+    rows = shipped.rows
+    for kind in KINDS:
+        r_in, r_unc = (shipped.radii[f"{kind}/{key}"] for key in ("in_distribution", "unconstrained"))
+        assert (r_unc <= r_in).all()
+        bound = rows["in-distribution: bound for its own class probabilities"][kind]
+        assert min(bound, rows["in-distribution"]["bound"]) >= rows["in-distribution"][kind]
+        assert rows["Z-space"][kind] < 0.016
+        assert rows["Z-space"][kind] < rows["Z-space: bound for the classifier's own class probabilities"][kind]
+        assert rows["images with a witness, unconstrained"][kind] == 1
+
+
+def test_adversarial_training_moves_one_radius_and_not_the_other(shipped):
+    def ratio(row: str) -> float:
+        return shipped.rows[row]["wide-resnet-adversarial"] / shipped.rows[row]["wide-resnet"]
+
+    assert ratio("unconstrained, median") >= 3
+    assert 0.5 < ratio("in-distribution, median") < 2
+
+
+def test_the_first_images_of_the_shipped_table_measured_again(shipped):
+    generator, kind = models.load("cifar10/generator"), "vgg"
+    plan = shipped.provenance
+    draws = torch.Generator().manual_seed(plan["seed"] << 20)
+    z = torch.randn((1 + report.COUNTED) * plan["chunk"], generator.latent_dim, generator=draws)[:4]
+    options = dict(steps=plan["steps"], metric_steps=plan["metric_steps"])
+    again = radii(generator, models.load(f"cifar10/{kind}"), z, **options)
+    for key in ("latent", "in_distribution", "unconstrained"):
+        # Other processors round differently, and an attack may then take another way.
+        torch.testing.assert_close(getattr(again, key), shipped.radii[f"{kind}/{key}"][:4], rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import nn
 
 from companion import _shipped, models
-from companion.data import digits
+from companion.data import VARIABLE, cifar10, digits
 from companion.models import quality
-from companion.training import NETWORKS
+from companion.training import NETWORKS, PRESETS
 
 GENERATOR = "digits/generator"
-CLASSIFIERS = [name for name in models.names() if name != GENERATOR]
+CLASSIFIERS = [f"digits/{kind}" for kind in NETWORKS if kind != "generator"]
+PHOTOGRAPHS = [f"cifar10/{kind}" for kind in PRESETS["cifar10"]["cpu"] if kind != "generator"]
 # Defences cost accuracy; a substitute has seen generated digits only.
 DEFENDED = [("surrogate", 0.985), ("distilled", 0.95), ("fgsm-trained", 0.95), ("ensemble-trained", 0.97)]
 DEFENDED += [(kind, 0.8) for kind in NETWORKS if kind.startswith("substitute-")]
@@ -33,7 +36,7 @@ def images():
 
 
 def test_names():
-    assert set(models.names()) == {f"digits/{kind}" for kind in NETWORKS}
+    assert set(models.names()) == {GENERATOR, *CLASSIFIERS, "cifar10/generator", *PHOTOGRAPHS}
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -101,6 +104,51 @@ def test_generator_is_balanced_readable_and_does_not_memorise():
     assert distance["generated"][2] > 0.9 * distance["real"][2]
 
 
+@pytest.fixture(scope="module")
+def photographs():
+    """The generated images that the registry's class probabilities begin with."""
+    generator = models.load("cifar10/generator")
+    latents = torch.randn(10_000, generator.latent_dim, generator=torch.Generator().manual_seed(0))
+    return generator(latents[:2_000])
+
+
+def test_the_photographs(photographs):
+    assert photographs.shape == (2_000, 3, 32, 32)
+    assert photographs.min() >= 0 and photographs.max() <= 1
+    results = models.card("cifar10/generator")["results"]
+    stated = torch.tensor(results["class_probabilities"])
+    labels = models.load(f"cifar10/{results['judge']}")(photographs).argmax(1)
+    shares = torch.bincount(labels, minlength=10) / len(labels)
+    # 2,000 of the 10,000 images that were counted: five standard deviations of such a share.
+    assert ((shares - stated).abs() <= 5 * (stated * (1 - stated) / 2_000).sqrt()).all()
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_classifiers_of_photographs(name, photographs):
+    assert models.load(name)(photographs[:10]).shape == (10, 10)
+    card = models.card(name)
+    assert card["settings"] == asdict(PRESETS["cifar10"]["cpu"][name.split("/")[1]])
+    assert card["results"]["parameters"] == sum(weight.numel() for weight in models.load(name).parameters())
+
+
+@pytest.mark.parametrize(("kind", "error"), [("vgg", 0.14), ("wide-resnet", 0.11), ("wide-resnet-adversarial", 0.4)])
+def test_classifiers_of_photographs_are_good(kind, error):
+    assert 1 - models.card(f"cifar10/{kind}")["results"]["test_accuracy"] <= error
+
+
+@pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder with CIFAR-10")
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_registry_states_the_true_accuracies_on_photographs(name):
+    images, card = cifar10(), models.card(name)
+    assert images.copy["sha256"] == card["data"]["sha256"]
+    found = quality.accuracy(models.load(name), images.test_images / 255, images.test_labels)
+    assert found == pytest.approx(card["results"]["test_accuracy"], abs=5e-4)
+
+
+def test_all_weights_together_are_small():
+    assert sum(path.stat().st_size for path in models.WEIGHTS.iterdir()) < 60e6
+
+
 def test_card_is_a_copy():
     models.card(GENERATOR)["results"].clear()
     assert models.card(GENERATOR)["results"]
@@ -108,7 +156,7 @@ def test_card_is_a_copy():
 
 @pytest.mark.parametrize("name", ["digits/resnet", "", None, 3])
 def test_unknown_name(name):
-    with pytest.raises(ValueError, match="name must be one of digits/cnn, .* got"):
+    with pytest.raises(ValueError, match="name must be one of cifar10/generator, .* digits/cnn, .* got"):
         models.load(name)
 
 

@@ -47,8 +47,8 @@ def tiny(tmp_path_factory):
 
 
 def test_what_is_written_loads(tiny):
-    assert models.names(folder=tiny) == models.names()
-    for name in models.names():
+    assert models.names(folder=tiny) == tuple(name for name in models.names() if name.startswith("digits/"))
+    for name in models.names(folder=tiny):
         network, card = models.load(name, folder=tiny), models.card(name, folder=tiny)
         assert next(network.parameters()).dtype == torch.float32
         assert card["seed"] == 0 and card["torch"] == torch.__version__ and card["results"]

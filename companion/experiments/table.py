@@ -47,7 +47,10 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What the numbers of a table depend on; chunks of another plan are refused."""
+    """What the numbers of a table depend on.
+
+    Chunks of another plan are refused. Only `samples` may differ: whoever asks for more goes on where fewer ended.
+    """
 
     data: str
     samples: int
@@ -97,8 +100,9 @@ def table(
     Returns:
         The rows of the table, as `summarise` returns them.
     Raises:
-        ValueError: unknown `data`; a network that is not in `weights`; `out` holds chunks of another plan. Damaged
-            weights and, with `root`, missing data are reported as by `models.load` and `companion.data`.
+        ValueError: unknown `data`; a network that is not in `weights`; `out` holds chunks of another plan (more
+            `samples` are welcome: the chunks that are there count). Damaged weights and, with `root`, missing data are
+            reported as by `models.load` and `companion.data`.
     """
     if data not in TABLES:
         raise ValueError(f"data must be one of {', '.join(TABLES)}, got {data!r}")
@@ -141,7 +145,7 @@ def table(
 def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
     """Everything about one chunk of latents: shared columns, and for every classifier its own under `kind/`."""
     generator, classifiers = _networks(plan.data, weights, plan.device)
-    n = min(plan.chunk, plan.samples - index * plan.chunk)
+    n = _rows(plan, index)
     # The generator takes 32 bits: twelve for the seed, twenty for the chunk.
     draws = torch.Generator().manual_seed((plan.seed << 20) + index)
     z, others = torch.randn((1 + COUNTED) * n, generator.latent_dim, generator=draws).to(plan.device).split(
@@ -149,7 +153,7 @@ def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
     )
     options = dict(steps=plan.steps, chunk_size=plan.chunk, return_witness=True)
     # The Jacobians of more images than these no longer fit a processor's caches.
-    jacobians = min(8, plan.chunk) if plan.device == "cpu" else plan.chunk
+    jacobians = min(4, plan.chunk) if plan.device == "cpu" else plan.chunk
     with torch.no_grad():
         x, x_others = generator(z), torch.cat([generator(part) for part in others.split(250)])
     began = time.perf_counter()
@@ -221,17 +225,22 @@ def _distance(generator, z: Tensor, x: Tensor) -> Tensor:
 
 
 def _known(plan: Plan, out: Path, index: int) -> bool:
-    """Whether this chunk has been measured; by another plan it must not have been."""
+    """Whether this chunk has been measured, all of it; by another plan it must not have been."""
     if not _file(out, index).exists():
         return False
     with safe_open(_file(out, index), "pt") as file:
-        found = file.metadata()["plan"]
-    if found != json.dumps(asdict(plan), sort_keys=True):
+        found, rows = json.loads(file.metadata()["plan"]), file.get_slice("latent_norm").get_shape()[0]
+    if found | {"samples": plan.samples} != asdict(plan):
         raise ValueError(
             f"out must not hold chunks of another plan: {_file(out, index)} is of {found}, asked for {asdict(plan)}; "
             "delete them or choose another folder"
         )
-    return True
+    return rows == _rows(plan, index)
+
+
+def _rows(plan: Plan, index: int) -> int:
+    """How many images the chunk has."""
+    return min(plan.chunk, plan.samples - index * plan.chunk)
 
 
 def _read(out: Path, index: int) -> dict[str, Tensor]:
