@@ -304,7 +304,8 @@ def moved(shipped, key: str) -> float:
 
 def test_adversarial_training_moves_one_radius_much_more_than_the_other(shipped):
     assert moved(shipped, "unconstrained") >= max(3, 3 * moved(shipped, "in_distribution"))
-    assert 0.5 < moved(shipped, "image_distance_at_latent_witness") < 2
+    # As the chapter says: where the latent search ends, the two networks differ less.
+    assert moved(shipped, "in_distribution") > moved(shipped, "image_distance_at_latent_witness")
 
 
 @pytest.mark.xfail(strict=True, reason="the nearest images of the generator that were found are 2.2 times as far")
