@@ -80,7 +80,7 @@ def radii(
         classifier: the classifier f.
         z: (n, latent_dim) latents.
         steps: gradients per row for each of the attacks on f∘g and on f.
-        metric_steps: steps along the data manifold per row; each costs a Jacobian of the generator.
+        metric_steps: steps along the data manifold per row, as of `in_distribution_radius`.
         bounds: None, or the pixel box (low, high) of the unconstrained attack.
         max_latent_norm: None, or the largest ‖z + r‖ allowed to the in-distribution witness.
         chunk_size: rows at a time, which bounds memory.
@@ -161,11 +161,14 @@ def in_distribution_radius(
 ):
     """The in-distribution radius r_in: the smallest image change along the generator's range that changes the label.
 
-    It minimises the image distance itself: each step minimises its Gauss-Newton model, the pull-back metric JᵀJ of the
-    generator, on the linearised boundary of f∘g, with Levenberg-Marquardt damping and a Newton correction back over the
-    boundary. Six searches begin, one at the latent witness and five where the way to samples of the prior that lie near
-    in the image and in another class crosses the boundary; after a third of the steps three go on, after another the
-    best.
+    Image distances near z are measured by the pull-back metric JᵀJ of the generator. In coordinates in which it is the
+    identity, r_in is an ordinary L2 radius: the first three metric steps are `attacks.minimal_l2` there, each in the
+    mean of the metrics at z and at the witness found so far.
+
+    The other steps follow the image distance itself: each minimises its Gauss-Newton model on the linearised boundary
+    of f∘g, with Levenberg-Marquardt damping and a Newton correction back over the boundary. If they are 18 or more, six
+    searches begin, one at the witness and five where the way to samples of the prior that lie near in the image and in
+    another class crosses the boundary; after a third of these steps three go on, after another the best.
 
     Args:
         generator: the generator g, differentiable in forward mode.
@@ -173,7 +176,7 @@ def in_distribution_radius(
         z: (n, latent_dim) latents.
         steps: gradients per row of the latent search for a start.
         metric_steps: steps in the pull-back metric per row, all searches together; each costs a Jacobian (latent_dim
-            forward passes). With fewer than 18 only the search from the latent witness is made.
+            forward passes), the first three 12 gradients more.
         max_latent_norm: None, or R > 0: only witnesses with ‖z + r‖ ≤ R count. The unrestricted optimum may lie
             where the prior has no mass.
         start: None, or (n, latent_dim) points to start from instead of a latent search, such as latent witnesses.
@@ -202,18 +205,21 @@ def in_distribution_radius(
     if start.shape != z.shape:
         raise ValueError(f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}")
 
+    leaps = min(metric_steps, len(_DAMPING))
     # Six searches of a few steps each, then three, then one; the first costs a third of the steps, and so the second.
-    laps = metric_steps // 18
+    laps = (metric_steps - leaps) // 18
     pool = _pool(generator, composed, z, max_latent_norm, seed, chunk_size) if laps and len(z) else None
 
     def search(part: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
         y = _labels(composed, part)
+        if leaps:
+            begin = _leap(generator, composed, part, y, begin, leaps, max_latent_norm)
         points = begin[:, None]
         if pool:
             points = torch.cat([points, _crossings(generator, composed, part, y, pool, 5)], dim=1)
         points = _into_ball(points.flatten(0, 1), max_latent_norm).view_as(points)
         rounds = [(points.shape[1], laps), (min(3, points.shape[1]), 2 * laps)] if pool else []
-        left = metric_steps - sum(size * steps for size, steps in rounds)
+        left = metric_steps - leaps - sum(size * steps for size, steps in rounds)
         distance = None
         for size, steps in [*rounds, (1, left)]:
             if distance is not None:
@@ -283,6 +289,45 @@ def unconstrained_radius(
     return (radius, witness) if return_witness else radius
 
 
+# The share of its mean eigenvalue that is added to the metric of each leap: much while it is known at z alone.
+_DAMPING = (1e-1, 1e-2, 1e-3)
+
+
+def _leap(generator, composed, z: Tensor, y: Tensor, start: Tensor, leaps: int, max_norm) -> Tensor:
+    """The nearest in the image of `start` and of what up to three searches in the pull-back metric find."""
+
+    def inside(points: Tensor) -> Tensor:
+        return composed(_into_ball(points, max_norm))
+
+    best = _into_ball(start, max_norm)
+    distance = torch.where(_labels(composed, best) != y, _image_distance(generator, z, best), torch.inf)
+    metric = at_z = _metric(generator, z)
+    for damping in _DAMPING[:leaps]:
+        if damping < _DAMPING[0]:
+            metric = (at_z + _metric(generator, best)) / 2
+        mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(z.dtype).tiny)
+        damped = metric + torch.diag_embed((damping * mean)[:, None].expand_as(z))
+        # A row without a metric, where the generator has no derivative, is passed over.
+        damped = damped.nan_to_num(0.0, 0.0, 0.0)
+        found = _into_ball(minimal_l2(inside, z, y, steps=12, start=best, metric=damped), max_norm)
+        reached = _image_distance(generator, z, found)
+        better = fooled(composed, found, y) & (reached < distance)
+        best, distance = torch.where(better[:, None], found, best), torch.where(better, reached, distance)
+    return best
+
+
+def _metric(generator, z: Tensor) -> Tensor:
+    """The pull-back metric JᵀJ of the generator, (n, d, d)."""
+    matrix = _jacobian(generator, z)
+    return matrix.mT @ matrix
+
+
+def _jacobian(generator, z: Tensor) -> Tensor:
+    """The Jacobians, on a processor for so few rows at a time that their tangents fit its caches."""
+    rows = max(1, 400 // z.shape[1] if z.device.type == "cpu" else len(z))
+    return torch.cat([jacobian(generator, part) for part in z.split(rows)])
+
+
 def _descend(generator, composed, z: Tensor, y: Tensor, start: Tensor, steps: int, max_norm) -> Tensor:
     """Points over the boundary with ever smaller image distance to g(z), from the adversarial points `start`."""
     best = start.clone()
@@ -296,7 +341,7 @@ def _descend(generator, composed, z: Tensor, y: Tensor, start: Tensor, steps: in
             break
         point, label = best[rows], y[rows]
         value, _, normal = margin_and_gradient(composed, point, label)
-        matrix = jacobian(generator, point)
+        matrix = _jacobian(generator, point)
         with torch.no_grad():
             error = generator(point).flatten(1) - target[rows]
         metric = matrix.mT @ matrix

@@ -64,6 +64,73 @@ def test_minimal_l2_is_exact_for_many_linear_classes():
     assert (ratio < 1.001).double().mean() >= 0.999
 
 
+def metrics(n: int) -> torch.Tensor:
+    """(n, DIM, DIM) positive definite matrices with eigenvalues from 1e-3 to 10, another one for every row."""
+    axes = torch.linalg.qr(torch.randn(n, DIM, DIM, dtype=torch.float64, generator=draws(4)))[0]
+    return axes @ torch.diag_embed(torch.logspace(-3, 1, DIM, dtype=torch.float64)) @ axes.mT
+
+
+def test_minimal_l2_is_exact_in_a_metric():
+    """The distance to a hyperplane in √(rᵀMr) is gap / √(wᵀM⁻¹w), another one for every row."""
+    model, x, metric = linear(2), images(2000), metrics(2000)
+    logits = model(x)
+    normal = model[1].weight[0] - model[1].weight[1]
+    exact = (logits[:, 0] - logits[:, 1]).abs() / (torch.linalg.solve(metric, normal) @ normal).sqrt()
+    adversarial = minimal_l2(model, x, logits.argmax(1), steps=12, metric=metric)
+    assert (model(adversarial).argmax(1) != logits.argmax(1)).all()
+    step = (adversarial - x).flatten(1)
+    ratio = torch.einsum("ni,nij,nj->n", step, metric, step).sqrt() / exact
+    assert ratio.min() > 1 - 1e-9
+    assert (ratio < 1.001).double().mean() >= 0.999
+
+
+def test_minimal_l2_in_a_metric_is_minimal_l2_in_other_coordinates():
+    model, x = network(), images(100)
+    y, metric = model(x).argmax(1), metrics(1).expand(100, -1, -1)
+    root = torch.linalg.cholesky(metric[0])
+
+    def moved(points):
+        return model(torch.linalg.solve_triangular(root.mT, points.mT, upper=True).mT.reshape(-1, *x.shape[1:]))
+
+    plain = minimal_l2(moved, x.flatten(1) @ root, y)
+    found = minimal_l2(model, x, y, metric=metric).flatten(1) @ root
+    # The two round differently, and a search may then end in another place.
+    assert ((found - plain).norm(dim=1) < 1e-6).double().mean() > 0.8
+    lengths = [(points - x.flatten(1) @ root).norm(dim=1) for points in (plain, found)]
+    assert lengths[1].mean().item() == pytest.approx(lengths[0].mean().item(), rel=0.01)
+
+
+def test_start_is_improved_on_in_a_metric():
+    model, x, metric = network(), images(50), metrics(50)
+    y = model(x).argmax(1)
+    length = lambda points: torch.einsum("ni,nij,nj->n", points, metric, points).sqrt()  # noqa: E731
+    plain = minimal_l2(model, x, y)
+    found = minimal_l2(model, x, y, steps=5, start=plain, metric=metric)
+    assert (length((found - x).flatten(1)) <= length((plain - x).flatten(1)) * (1 + 1e-9)).all()
+    assert length((found - x).flatten(1)).mean() < 0.5 * length((plain - x).flatten(1)).mean()
+
+
+def test_a_row_whose_metric_is_not_positive_definite_is_given_up():
+    model, x, metric = network(), images(6), metrics(6)
+    y, metric[2], metric[4] = model(x).argmax(1), -metric[2], 0.0
+    adversarial = minimal_l2(model, x, y, metric=metric)
+    assert (adversarial == x).flatten(1).all(1).tolist() == [False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(metric=torch.eye(DIM)), r"metric must have shape \(n, m, m\) = \(4, 20, 20\)"),
+        (dict(metric=torch.full((4, DIM, DIM), torch.nan)), "metric must not contain NaN"),
+        (dict(metric=metrics(4), bounds=(0, 1)), "bounds must be None beside a metric"),
+    ],
+)
+def test_a_bad_metric_is_named(change, message):
+    x = images(4)
+    with pytest.raises(ValueError, match=message):
+        minimal_l2(linear(), x, linear()(x).argmax(1), **change)
+
+
 def test_minimal_l2_solves_the_box_constrained_problem():
     """One linear boundary and the box [0, 1]: a quadratic programme, solved here by bisection on its multiplier."""
     model, x = linear(2), images(300)

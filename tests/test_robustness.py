@@ -19,6 +19,9 @@ from companion.robustness import (
     unconstrained_radius,
 )
 
+# A search ends where no step gains 1e-7 of the radius any more; rounding, which differs by batch, decides where.
+ROUNDED = dict(rtol=1e-6, atol=1e-6)
+
 
 def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -128,7 +131,7 @@ def test_chunks_do_not_change_the_result():
     generator, classifier, z = Linear(), plane(), latents(50, 6)
     whole, parts = radii(generator, classifier, z), radii(generator, classifier, z, chunk_size=7)
     for one, other in zip(whole, parts, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, **ROUNDED)
 
 
 def test_running_out_of_memory_halves_the_chunk_and_loses_nothing():
@@ -145,7 +148,7 @@ def test_running_out_of_memory_halves_the_chunk_and_loses_nothing():
     assert max(sizes) == 50 and len(radius) == 50
     torch.testing.assert_close(radius, latent_radius(generator, plain, z))
     found = in_distribution_radius(generator, hungry, z, start=witness)
-    torch.testing.assert_close(found, in_distribution_radius(generator, plain, z, start=witness))
+    torch.testing.assert_close(found, in_distribution_radius(generator, plain, z, start=witness), **ROUNDED)
     images = generator(z)
     torch.testing.assert_close(unconstrained_radius(hungry, images), unconstrained_radius(plain, images))
 
@@ -201,6 +204,16 @@ def test_several_searches_find_what_one_misses():
     alone = in_distribution_radius(generator, classifier, z, start=start, max_latent_norm=5.5, metric_steps=17)
     near = z.norm(dim=1) < 5.5
     assert inside[near].isfinite().all() and inside[near].mean() < 0.95 * alone[near].mean()
+
+
+def test_leaps_in_the_pull_back_metric_find_what_is_near_in_the_image():
+    """A step that is short in latent space is long in the image, where the generator is as uneven as a DCGAN."""
+    generator, classifier = models.load("cifar10/generator"), models.load("cifar10/wide-resnet")
+    z = latents(8, generator.latent_dim, torch.float32)
+    start = latent_radius(generator, classifier, z, steps=12, return_witness=True)[1]
+    at_start = in_distribution_radius(generator, classifier, z, start=start, metric_steps=0)
+    leapt = in_distribution_radius(generator, classifier, z, start=start, metric_steps=3)
+    assert (leapt / at_start).log().mean().exp() < 0.4
 
 
 def test_compose_is_a_classifier_on_latents():

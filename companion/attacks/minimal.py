@@ -58,7 +58,7 @@ def deepfool(classifier, x, y, *, steps: int = 50, overshoot: float = 0.02, boun
     return result
 
 
-def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None) -> Tensor:
+def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None, metric=None) -> Tensor:
     """The smallest L2 perturbation that changes the label, to within the local search it is.
 
     Four phases share `steps` gradients. *Reach*: trust-region Newton steps on the margin, so that a curved classifier
@@ -79,12 +79,15 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None) -
         steps: gradient evaluations per row.
         bounds: None, or the pixel box (low, high) that holds `x` and the result.
         start: None, or (n, *image) points; those that are adversarial are improved on, the others ignored.
+        metric: None, or (n, m, m) positive definite matrices M for images of m numbers: the perturbation r is then the
+            smallest in √(rᵀMr), not in L2. A row whose M is not positive definite is given up. Goes without `bounds`.
 
     Returns:
         (n, *image) adversarial images; rows that were not fooled come back unchanged.
 
     Raises:
-        ValueError: for shapes that do not fit, NaN, a classifier in training mode or without gradients.
+        ValueError: for shapes that do not fit, NaN, a classifier in training mode or without gradients, `bounds`
+            beside a `metric`.
 
     Source: own combination; trust region on the margin after Moosavi-Dezfooli et al. (2016), halving of candidates
     after Karnin et al. (2013), averaged linearisations after Nesterov (2009), sphere of adaptive radius after Rony et
@@ -97,31 +100,61 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None) -
         if start.shape != x.shape:
             raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, got {tuple(start.shape)}")
         start = _clip(start.to(x), bounds).flatten(1)
+    if metric is not None:
+        metric = check.tensor("metric", metric).to(x)
+        size = math.prod(x.shape[1:])
+        if metric.shape != (len(x), size, size):
+            raise ValueError(
+                f"metric must have shape (n, m, m) = {(len(x), size, size)} for x of shape {tuple(x.shape)}, "
+                f"got {tuple(metric.shape)}"
+            )
+        if bounds is not None:
+            raise ValueError(f"bounds must be None beside a metric, got {bounds}")
     result = x.clone()
     rows = torch.nonzero(~_misclassified(classifier, x, y))[:, 0]
     if not len(rows):
         return result
     shape, logits_count = x.shape[1:], classifier(x[:1]).shape[1]
-
-    def flat_classifier(points: Tensor) -> Tensor:
-        return classifier(points.reshape(-1, *shape))
-
+    every = torch.arange(len(rows), device=x.device)
     origin, label = x[rows].flatten(1), y[rows]
+    into, out_of = _coordinates(origin, None if metric is None else metric[rows])
+
+    def of(part: Tensor):
+        """The classifier of some rows in their coordinates: (k, m) points of the rows `part` (k,) -> (k, K) logits."""
+        return lambda points: classifier(out_of(points, part).reshape(-1, *shape))
+
+    clean = into(origin)
     schedule = _schedule(logits_count, steps // 2)
     raced = sum(size * laps for size, laps in schedule)
     # With several classes the race finds the boundary, too: no need to creep up to it.
     creeping = min(steps - raced, 12 if logits_count > 2 else 30)
-    best, spent = _reach(flat_classifier, origin, label, creeping, bounds)
+    best, spent = _reach(of, clean, label, creeping, bounds)
     if start is not None:
-        best = _nearer(flat_classifier, origin, label, best, start[rows])
+        best = _nearer(of(every), clean, label, best, into(start[rows]))
     if schedule:
-        best = _race(flat_classifier, origin, label, best, schedule, bounds)
-    best, left = _pull(flat_classifier, origin, label, best, 4), steps - raced - spent
+        best = _race(of, clean, label, best, schedule, bounds)
+    best, left = _pull(of(every), clean, label, best, 4), steps - raced - spent
     exploring = left * 3 // 4
-    best = _explore(flat_classifier, origin, label, best, exploring, bounds)
-    best = _refine(flat_classifier, origin, label, best, left - exploring, bounds)
-    result[rows] = _pull(flat_classifier, origin, label, best, 10).reshape(-1, *shape)
+    best = _explore(of, clean, label, best, exploring, bounds)
+    best = _refine(of, clean, label, best, left - exploring, bounds)
+    result[rows] = out_of(_pull(of(every), clean, label, best, 10), every).reshape(-1, *shape)
     return result
+
+
+def _coordinates(origin: Tensor, metric: Tensor | None):
+    """Coordinates of the points of each row in which its metric is the identity, and the way back.
+
+    With M = LLᵀ they are Lᵀ(x − origin). Without a metric they are the points themselves.
+    """
+    if metric is None:
+        return lambda points: points, lambda points, rows: points
+    factor, failed = torch.linalg.cholesky_ex(metric)
+    identity = torch.eye(origin.shape[1]).to(origin).expand_as(factor)
+    inverse = torch.linalg.solve_triangular(factor.mT, identity, upper=True)
+    # Without a way back, a row stays where it is.
+    inverse = torch.where((failed == 0)[:, None, None], inverse, 0.0)
+    into = lambda points: (factor.mT @ (points - origin)[..., None])[..., 0]  # noqa: E731
+    return into, lambda points, rows: origin[rows] + (inverse[rows] @ points[..., None])[..., 0]
 
 
 def _schedule(classes: int, budget: int) -> list[tuple[int, int]]:
@@ -137,7 +170,7 @@ def _schedule(classes: int, budget: int) -> list[tuple[int, int]]:
     return []
 
 
-def _race(classifier, origin: Tensor, y: Tensor, best: Tensor, schedule, bounds) -> Tensor:
+def _race(of, origin: Tensor, y: Tensor, best: Tensor, schedule, bounds) -> Tensor:
     """The nearest of `best` and of points over the boundaries to other classes.
 
     Which class is nearest is not known beforehand, and which has the largest logit says little. Each lap projects the
@@ -146,10 +179,10 @@ def _race(classifier, origin: Tensor, y: Tensor, best: Tensor, schedule, bounds)
     """
     radius = (best - origin).norm(dim=1)
     radius = torch.where(radius > 0, radius, torch.inf)
-    with torch.no_grad():
-        logits = classifier(origin)
-    target = logits.scatter(1, y[:, None], -torch.inf).topk(schedule[0][0], dim=1).indices
     clean, every = origin[:, None], torch.arange(len(origin), device=origin.device)
+    with torch.no_grad():
+        logits = of(every)(origin)
+    target = logits.scatter(1, y[:, None], -torch.inf).topk(schedule[0][0], dim=1).indices
     point = clean.expand(-1, target.shape[1], -1)
     normal, level, lap = torch.zeros_like(point), torch.zeros_like(point[..., 0]), 0
     for size, laps in schedule:
@@ -160,7 +193,8 @@ def _race(classifier, origin: Tensor, y: Tensor, best: Tensor, schedule, bounds)
             kept = distance.topk(size, dim=1, largest=False).indices
             point, normal, level, target = (entry[every[:, None], kept] for entry in (point, normal, level, target))
         for _ in range(laps):
-            value, over, gradient = _towards(classifier, point, y, target)
+            runners = of(every.repeat_interleave(size))
+            value, over, gradient = _towards(runners, point, y, target)
             distance, first = torch.where(over, (point - clean).norm(dim=2), torch.inf).min(1)
             best = torch.where((distance < radius)[:, None], point[every, first], best)
             radius = torch.minimum(distance, radius)
@@ -174,7 +208,7 @@ def _race(classifier, origin: Tensor, y: Tensor, best: Tensor, schedule, bounds)
     for finish in point.unbind(1):
         # A boundary that has bent away may be met farther along the ray.
         for factor in (1.0, 1.5, 3.0):
-            best = _nearer(classifier, origin, y, best, _clip(origin + factor * (finish - origin), bounds))
+            best = _nearer(of(every), origin, y, best, _clip(origin + factor * (finish - origin), bounds))
     return best
 
 
@@ -192,7 +226,7 @@ def _towards(classifier, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, 
     return value.detach().view_as(target), over.view_as(target), _escape(gradient).view_as(x)
 
 
-def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[Tensor, Tensor]:
+def _reach(of, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[Tensor, Tensor]:
     """Newton steps on the margin: for each row a point over the boundary, or `origin`, and the gradients it took.
 
     A step is taken only where the margin along it follows its linear prediction within a factor of two, at a
@@ -210,7 +244,7 @@ def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[T
             # No gradient is left: whatever is over the boundary in this direction will do.
             fractions = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
         label = y[rows]
-        before, _, gradient = margin_and_gradient(classifier, point, label)
+        before, _, gradient = margin_and_gradient(of(rows), point, label)
         flat = _vanished(gradient)
         gradient = _escape(gradient)
         # On a flat spot nothing can be predicted: leave it along the escape direction, farther every time.
@@ -220,6 +254,7 @@ def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[T
         for trial in range(12):
             # An eighth of the step for each trial, and fractions of that.
             there = torch.stack([_clip(point[trying] + f * 8.0**-trial * step[trying], bounds) for f in fractions])
+            classifier = of(rows[trying])
             with torch.no_grad():
                 logits = [classifier(p) for p in there]
             margins = torch.stack([margin(out, label[trying]) for out in logits])
@@ -241,7 +276,7 @@ def _reach(classifier, origin: Tensor, y: Tensor, steps: int, bounds) -> tuple[T
     return result, spent
 
 
-def _explore(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor, bounds) -> Tensor:
+def _explore(of, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor, bounds) -> Tensor:
     """Normalised margin steps on a sphere around the clean point whose radius adapts to the verdict."""
     best, point = best.clone(), best.clone()
     radius = (best - origin).norm(dim=1)
@@ -252,7 +287,7 @@ def _explore(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor,
             rows = torch.nonzero(iteration < steps)[:, 0]
             clean, label, last = origin[rows], y[rows], steps[rows]
         at, nearest = point[rows], best_radius[rows]
-        value, over, gradient = margin_and_gradient(classifier, at, label)
+        value, over, gradient = margin_and_gradient(of(rows), at, label)
         direction, distance = normalize(_escape(gradient), dim=1), (at - clean).norm(dim=1)
         if iteration == 0:
             # Rows without an adversarial point yet start at the predicted distance.
@@ -269,10 +304,10 @@ def _explore(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor,
         radius[rows] = torch.where(over, 0.95 * torch.minimum(radius[rows], nearest), grown)
         moved = at - clean + (rate * scale[rows])[:, None] * direction
         point[rows] = _clip(clean + radius[rows, None] * normalize(moved, dim=1), bounds)
-    return _nearer(classifier, origin, y, best, point)
+    return _nearer(of(torch.arange(len(origin), device=origin.device)), origin, y, best, point)
 
 
-def _refine(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor, bounds) -> Tensor:
+def _refine(of, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor, bounds) -> Tensor:
     """Projections on the linearised boundary, each pulled back to the boundary, until a row no longer improves."""
     best = best.clone()
     rows = torch.arange(len(best), device=best.device)
@@ -281,7 +316,7 @@ def _refine(classifier, origin: Tensor, y: Tensor, best: Tensor, steps: Tensor, 
         rows = rows[(step[rows] > 1e-3) & (iteration < steps[rows])]
         if not len(rows):
             break
-        clean, label, point = origin[rows], y[rows], best[rows]
+        clean, label, point, classifier = origin[rows], y[rows], best[rows], of(rows)
         value, _, normal = margin_and_gradient(classifier, point, label)
         normal = _escape(normal)
         radius = (point - clean).norm(dim=1)

@@ -152,8 +152,6 @@ def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
         [n, COUNTED * n]
     )
     options = dict(steps=plan.steps, chunk_size=plan.chunk, return_witness=True)
-    # The Jacobians of more images than these no longer fit a processor's caches.
-    jacobians = min(4, plan.chunk) if plan.device == "cpu" else plan.chunk
     with torch.no_grad():
         x, x_others = generator(z), torch.cat([generator(part) for part in others.split(250)])
     began = time.perf_counter()
@@ -164,7 +162,7 @@ def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
         times = [time.perf_counter()]
         latent, z_near = robustness.latent_radius(generator, classifier, z, **options)
         times.append(time.perf_counter())
-        along = dict(start=z_near, metric_steps=plan.metric_steps) | options | dict(chunk_size=jacobians)
+        along = dict(start=z_near, metric_steps=plan.metric_steps) | options
         inside, z_inside = robustness.in_distribution_radius(generator, classifier, z, **along)
         times.append(time.perf_counter())
         # Each witness is one of the next problem too. Its search starts there, but may refuse one for rounding.
