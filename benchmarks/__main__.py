@@ -228,13 +228,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="art|foolbox|torchattacks|adv_lib")
-    results = {"attacks": {}, "radius": {}, "jacobian": {}}
+    results = {"attacks": {}, "radius": {}, "jacobian": {}, "about": {}}
     if RESULTS.is_file() and not options.fresh:
         results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    results["about"] = about(options.device) | {"images": options.images}
     for part, call in {"attacks": attacks, "radius": radius, "jacobian": jacobian}.items():
         if part in options.parts:
+            before = json.dumps(results[part])
             call(results, options)
+            if json.dumps(results[part]) != before:
+                results["about"][part] = about(options.device) | {"images": options.images}
     save(results)
     if "page" in options.parts:
         page.write(results)

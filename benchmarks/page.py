@@ -62,8 +62,7 @@ def write(results: dict) -> None:
 def markdown(results: dict, rows: list[dict]) -> str:
     """What the book's page shows."""
     about = results["about"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = [f"Measured on {about['date']}, on {about['machine']}, with {versions}.", ""]
+    lines = [f"{_measured(about['attacks'])} {about['attacks']['images']} images of each kind.", ""]
     lines += ["## Equal budgets", ""]
     lines += ["| classifier | images | gradients | ours: median | best peer | ours: mean | best peer |"]
     lines += ["|---|---|--:|--:|--:|--:|--:|"]
@@ -91,6 +90,7 @@ def markdown(results: dict, rows: list[dict]) -> str:
             )
     if results["radius"]:
         lines += ["", "## The in-distribution radius on the digits generator", ""]
+        lines += [f"{_measured(about['radius'])} {about['radius']['images']} images.", ""]
         lines += ["| classifier | metric steps | median $r_{in}$ | below paper style by | inside the ball | by |"]
         lines += ["|---|--:|--:|--:|--:|--:|"]
         for name, entries in results["radius"].items():
@@ -104,11 +104,17 @@ def markdown(results: dict, rows: list[dict]) -> str:
                 )
     if results["jacobian"]:
         lines += ["", "## The top singular value of a DCGAN's Jacobian, 64 latents", ""]
+        lines += [_measured(about["jacobian"]), ""]
         lines += ["| method | seconds | largest relative error |", "|---|--:|--:|"]
         for row in results["jacobian"]["rows"]:
             lines.append(f"| {row['method']} | {row['seconds']:.2f} | {row['error']:.0e} |")
         lines += ["", f"Here $\\sigma_2 / \\sigma_1$ is {results['jacobian']['ratio']:.2f} in the median."]
     return "\n".join(lines) + "\n"
+
+
+def _measured(about: dict) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"Measured on {about['date']}, on {about['machine']}, with {versions}."
 
 
 def plot(rows: list[dict], classifier: str = "digits/cnn", images: str = "real") -> None:

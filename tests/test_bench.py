@@ -106,8 +106,8 @@ def results() -> dict:
         row | {"library": "a", "attack": "A", "distances": [1.5, None]},
         row | {"library": "b", "attack": "B", "distances": [2.0, 0.9]},
     ]
-    about = {"date": "2026-01-01", "machine": "m", "device": "cpu", "versions": {"torch": "2"}}
-    return {"attacks": {"digits/cnn|real|10": rows}, "radius": {}, "jacobian": {}, "about": about}
+    about = {"date": "2026-01-01", "machine": "m", "device": "cpu", "versions": {"torch": "2"}, "images": 2}
+    return {"attacks": {"digits/cnn|real|10": rows}, "radius": {}, "jacobian": {}, "about": {"attacks": about}}
 
 
 def test_the_table_names_the_best_peer_and_hides_no_failure():

@@ -23,9 +23,10 @@ from torch import nn
 
 import companion
 from companion import data, models
+from companion.attacks.margin import margin_and_gradient
 from companion.experiments import DECK, TABLES, report, stored, summarise, table
 from companion.robustness import radii
-from companion.smoothness import Lipschitz, certified_lipschitz
+from companion.smoothness import Lipschitz, certified_lipschitz, jacobian
 from companion.training.run import Run, as_shipped, publish
 from companion.vulnerability import robustness_quantile
 
@@ -302,22 +303,41 @@ def moved(shipped, key: str) -> float:
     return (trained.median() / plain.median()).item()
 
 
-def test_adversarial_training_moves_one_radius_much_more_than_the_other(shipped):
-    assert moved(shipped, "unconstrained") >= max(3, 3 * moved(shipped, "in_distribution"))
-    # As the chapter says: where the latent search ends, the two networks differ less.
+def test_adversarial_training_moves_the_unconstrained_radius_most(shipped):
+    assert moved(shipped, "unconstrained") >= 3
+    assert moved(shipped, "unconstrained") > moved(shipped, "in_distribution") > moved(shipped, "latent")
+    # As the chapter says: where the latent search ends, the two networks seem to differ less.
     assert moved(shipped, "in_distribution") > moved(shipped, "image_distance_at_latent_witness")
 
 
-@pytest.mark.xfail(strict=True, reason="the nearest images of the generator that were found are 2.2 times as far")
+@pytest.mark.xfail(strict=True, reason="REASON")
 def test_adversarial_training_leaves_the_in_distribution_radius_within_a_factor_of_two(shipped):
     assert 0.5 < moved(shipped, "in_distribution") < 2
 
 
-def test_the_first_images_of_the_shipped_table_measured_again(shipped):
-    generator, kind = models.load("cifar10/generator"), "vgg"
+def first_latents(shipped, n: int) -> torch.Tensor:
     plan = shipped.provenance
     draws = torch.Generator().manual_seed(plan["seed"] << 20)
-    z = torch.randn((1 + report.COUNTED) * plan["chunk"], generator.latent_dim, generator=draws)[:4]
+    return torch.randn((1 + report.COUNTED) * plan["chunk"], 100, generator=draws)[:n]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_in_distribution_radius_is_what_tangents_predict(shipped, kind):
+    """Where generator and boundary are flat, r_in = r_unc / ‖Πn‖, n the margin's direction, Π onto the tangents."""
+    generator, classifier = models.load("cifar10/generator"), models.load(f"cifar10/{kind}")
+    z = first_latents(shipped, 12)
+    x, tangent = generator(z), torch.linalg.qr(jacobian(generator, z)).Q
+    normal = margin_and_gradient(classifier, x, classifier(x).argmax(1))[2].flatten(1)
+    share = (tangent.mT @ normal[..., None]).flatten(1).norm(dim=1) / normal.norm(dim=1)
+    r_in, r_unc = (shipped.radii[f"{kind}/{key}"][:12] for key in ("in_distribution", "unconstrained"))
+    quotient = r_in * share / r_unc
+    assert 0.97 < quotient.median() < 1.05
+    assert ((0.8 < quotient) & (quotient < 1.35)).all()
+
+
+def test_the_first_images_of_the_shipped_table_measured_again(shipped):
+    generator, kind = models.load("cifar10/generator"), "vgg"
+    plan, z = shipped.provenance, first_latents(shipped, 4)
     options = dict(steps=plan["steps"], metric_steps=plan["metric_steps"])
     again = radii(generator, models.load(f"cifar10/{kind}"), z, **options)
     for key in ("latent", "in_distribution", "unconstrained"):
