@@ -190,7 +190,7 @@ def start(weights: Path, out: Path, workers: int) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_resumes_to_the_same_table(workers, weights, whole, tmp_path):
+def test_a_killed_run_resumes_to_the_same_table(workers, weights, whole, tmp_path, tmp_path_factory):
     process = start(weights, tmp_path, workers)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= workers - 1
@@ -199,7 +199,11 @@ def test_a_killed_run_resumes_to_the_same_table(workers, weights, whole, tmp_pat
     assert not psutil.wait_procs(children, timeout=30)[1], "workers were left behind"
     done = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("chunks/*.safetensors")}
     assert len(done) < 8 and not (tmp_path / "table.md").exists()
-    table("cifar10", tmp_path, weights=weights, **OPTIONS)
+    table("cifar10", tmp_path, weights=weights, workers=workers, **OPTIONS)
+    if workers > 1:
+        # Each worker has its share of the processor's threads, and rounds as they do.
+        whole = tmp_path_factory.mktemp("whole-by-workers")
+        table("cifar10", whole, weights=weights, workers=workers, **OPTIONS)
     for name in ("table.md", "table.csv", "radii.safetensors"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
     assert all((tmp_path / "chunks" / name).stat().st_mtime_ns == stamp for name, stamp in done.items())
@@ -310,7 +314,7 @@ def test_adversarial_training_moves_the_unconstrained_radius_most(shipped):
     assert moved(shipped, "in_distribution") > moved(shipped, "image_distance_at_latent_witness")
 
 
-@pytest.mark.xfail(strict=True, reason="REASON")
+@pytest.mark.xfail(strict=True, reason="the nearest images of the generator are three times as far")
 def test_adversarial_training_leaves_the_in_distribution_radius_within_a_factor_of_two(shipped):
     assert 0.5 < moved(shipped, "in_distribution") < 2
 
