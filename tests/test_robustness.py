@@ -19,7 +19,8 @@ from companion.robustness import (
     unconstrained_radius,
 )
 
-# A search ends where no step gains 1e-7 of the radius any more; rounding, which differs by batch, decides where.
+# The search for r_in ends where damping leaves it, some 1e-7 of the radius above the least; rounding, which differs by
+# batch, decides where exactly.
 ROUNDED = dict(rtol=1e-6, atol=1e-6)
 
 
@@ -130,8 +131,8 @@ def test_no_second_class_means_infinite_radii():
 def test_chunks_do_not_change_the_result():
     generator, classifier, z = Linear(), plane(), latents(50, 6)
     whole, parts = radii(generator, classifier, z), radii(generator, classifier, z, chunk_size=7)
-    for one, other in zip(whole, parts, strict=True):
-        torch.testing.assert_close(one, other, **ROUNDED)
+    for name, one, other in zip(whole._fields, whole, parts, strict=True):
+        torch.testing.assert_close(one, other, **(ROUNDED if name.startswith("in_distribution") else {}))
 
 
 def test_running_out_of_memory_halves_the_chunk_and_loses_nothing():
