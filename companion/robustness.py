@@ -305,10 +305,8 @@ def _leap(generator, composed, z: Tensor, y: Tensor, start: Tensor, leaps: int, 
     for damping in _DAMPING[:leaps]:
         if damping < _DAMPING[0]:
             metric = (at_z + _metric(generator, best)) / 2
-        mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(z.dtype).tiny)
-        damped = metric + torch.diag_embed((damping * mean)[:, None].expand_as(z))
         # A row without a metric, where the generator has no derivative, is passed over.
-        damped = damped.nan_to_num(0.0, 0.0, 0.0)
+        damped = _damped(metric, damping).nan_to_num(0.0, 0.0, 0.0)
         found = _into_ball(minimal_l2(inside, z, y, steps=12, start=best, metric=damped), max_norm)
         reached = _image_distance(generator, z, found)
         better = fooled(composed, found, y) & (reached < distance)
@@ -320,6 +318,12 @@ def _metric(generator, z: Tensor) -> Tensor:
     """The pull-back metric JᵀJ of the generator, (n, d, d)."""
     matrix = _jacobian(generator, z)
     return matrix.mT @ matrix
+
+
+def _damped(metric: Tensor, damping) -> Tensor:
+    """The metrics (n, d, d) plus `damping`, a number or (n,), times their mean eigenvalues: JᵀJ may be singular."""
+    mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(metric.dtype).tiny)
+    return metric + torch.diag_embed((damping * mean)[:, None].expand(-1, metric.shape[1]))
 
 
 def _jacobian(generator, z: Tensor) -> Tensor:
@@ -344,10 +348,7 @@ def _descend(generator, composed, z: Tensor, y: Tensor, start: Tensor, steps: in
         matrix = _jacobian(generator, point)
         with torch.no_grad():
             error = generator(point).flatten(1) - target[rows]
-        metric = matrix.mT @ matrix
-        # Damping relative to the metric's mean eigenvalue: JᵀJ may be singular.
-        mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(z.dtype).tiny)
-        metric = metric + torch.diag_embed((damping[rows] * mean)[:, None].expand_as(point))
+        metric = _damped(matrix.mT @ matrix, damping[rows])
         pull = torch.stack([-(matrix.mT @ error[..., None])[..., 0], normal], dim=2)
         solved = torch.linalg.solve_ex(metric, pull)[0]
         free, along = solved[..., 0], solved[..., 1]
