@@ -235,7 +235,7 @@ def main() -> None:
         if part in options.parts:
             before = json.dumps(results[part])
             call(results, options)
-            if json.dumps(results[part]) != before:
+            if json.dumps(results[part]) != before or part not in results["about"]:
                 results["about"][part] = about(options.device) | {"images": options.images}
     save(results)
     if "page" in options.parts:

@@ -162,8 +162,8 @@ def in_distribution_radius(
     """The in-distribution radius r_in: the smallest image change along the generator's range that changes the label.
 
     Image distances near z are measured by the pull-back metric JᵀJ of the generator. In coordinates in which it is the
-    identity, r_in is an ordinary L2 radius: the first three metric steps are `attacks.minimal_l2` there, each in the
-    mean of the metrics at z and at the witness found so far.
+    identity, r_in is an ordinary L2 radius: the first three metric steps are `attacks.minimal_l2` there, the first in
+    the metric at z, the others in the mean of it and that at the witness found so far, with ever less damping.
 
     The other steps follow the image distance itself: each minimises its Gauss-Newton model on the linearised boundary
     of f∘g, with Levenberg-Marquardt damping and a Newton correction back over the boundary. If they are 18 or more, six

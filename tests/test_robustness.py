@@ -19,8 +19,8 @@ from companion.robustness import (
     unconstrained_radius,
 )
 
-# The search for r_in ends where damping leaves it, some 1e-7 of the radius above the least; rounding, which differs by
-# batch, decides where exactly.
+# A search that starts within 1e-5 of the least radius keeps its start: that far beyond the boundary its steps aim. So
+# r_in ends some 1e-7 above the least, and rounding, which differs by batch, decides where exactly.
 ROUNDED = dict(rtol=1e-6, atol=1e-6)
 
 
