@@ -14,8 +14,10 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
+from tqdm.auto import tqdm
 
 from companion import _validation as check
+from companion._calls import guarded, out_of_memory, working
 
 
 class Modulus:
@@ -138,7 +140,15 @@ class Interpolated(Modulus):
 
 
 def local_modulus(
-    generator, z, t, *, steps: int = 20, restarts: int = 4, seed: int = 0, chunk_size: int = 4096
+    generator,
+    z,
+    t,
+    *,
+    steps: int = 20,
+    restarts: int = 4,
+    seed: int = 0,
+    chunk_size: int = 4096,
+    progress: bool = False,
 ) -> Tensor:
     """The local modulus ω_z(t) = sup{‖g(z + r) − g(z)‖ : ‖r‖ ≤ t}, estimated from below by gradient ascent.
 
@@ -154,6 +164,7 @@ def local_modulus(
         restarts: starts per point and radius.
         seed: seeds the random starts.
         chunk_size: latents per generator call.
+        progress: show a progress bar.
 
     Returns:
         (n, T) distances in image units. They are *lower* estimates of ω_z: the search may miss the farthest point.
@@ -161,47 +172,60 @@ def local_modulus(
     Source: the probabilistic modulus of the book's chapter on Theorem 1 (own proof).
     """
     z = check.latents(generator, z)
-    t = check.tensor("t", t, minimum=0.0).to(z)
+    t = check.tensor("t", t, minimum=0.0)
     steps, restarts = check.integer("steps", steps, minimum=1), check.integer("restarts", restarts, minimum=1)
+    chunk_size = check.integer("chunk_size", chunk_size, minimum=1)
     if t.ndim != 1 or (t.diff() <= 0).any():
         raise ValueError(f"t must have shape (T,) and increase, got {t.tolist()}")
     if z.shape[0] == 0:
         return z.new_zeros(0, t.numel())
-    draws = torch.Generator().manual_seed(seed)
-    rows = []
-    for part in z.detach().split(max(1, chunk_size // restarts)):
-        base = check.generate(generator, part)
-        directions = torch.randn((restarts, *part.shape), generator=draws, dtype=torch.float64).to(part)
-        directions[0] = _top_direction(generator, part)
-        directions[1:2] = -directions[0]
-        columns, carried = [], torch.zeros_like(part)
-        for radius in t:
-            starts = torch.cat([directions, carried[None]])
-            distance, carried = _ascend(generator, part, base, radius, starts, steps)
-            columns.append(distance)
-        rows.append(torch.stack(columns, dim=1))
-    return torch.cat(rows)
+    with guarded("generator", generator, z, generates=True) as (call, z):
+        wide, radii = working(z), t.to(working(z))
+        every = torch.arange(len(z), device=z.device)
+        draws, found = torch.Generator("cpu").manual_seed(seed), []
+        with tqdm(total=len(z), desc="local moduli", disable=not progress) as bar:
+            for rows in every.split(max(1, chunk_size // restarts)):
+                random = torch.randn(
+                    (restarts, len(rows), z.shape[1]), generator=draws, dtype=torch.float64, device="cpu"
+                )
+                found.append(_moduli(call, wide[rows], rows, radii, random.to(wide), steps))
+                bar.update(len(rows))
+    return torch.cat(found).to(z.dtype)
 
 
-def _ascend(generator, z, base, radius, starts, steps):
+def _moduli(call, z: Tensor, rows: Tensor, radii: Tensor, directions: Tensor, steps: int) -> Tensor:
+    """The local moduli (n, T) of latents z (n, d), by ascents from `directions` (s, n, d)."""
+    base = call.of(z, rows).flatten(1)
+    directions[0] = call.mapped(lambda part: _top_direction(call, part), z, rows, 256)
+    directions[1:2] = -directions[0]
+    columns, carried = [], torch.zeros_like(z)
+    for radius in radii:
+        starts = torch.cat([directions, carried[None]])
+        distance, carried = _ascend(call, z, rows, base, radius, starts, steps)
+        columns.append(distance)
+    return torch.stack(columns, dim=1)
+
+
+def _ascend(call, z, rows, base, radius, starts, steps):
     """The best distance (n,) and its offset r (n, d) over all starts (s, n, d), each projected onto the sphere."""
     s, n, d = starts.shape
     r = radius * nn.functional.normalize(starts, dim=-1)
     # The carried start (the last) is a point of a smaller ball: evaluate it as it is first.
     r[-1] = starts[-1]
     best, best_r = z.new_zeros(n), torch.zeros_like(z)
+    targets, index = base.repeat(s, 1), rows.repeat(s)
     for _ in range(steps + 1):
-        flat = (z + r).reshape(s * n, d).requires_grad_()
-        with torch.enable_grad():
-            moved = (generator(flat) - base.repeat(s, *[1] * (base.ndim - 1))).flatten(1)
-            squared = moved.square().sum(1)
-            (gradient,) = torch.autograd.grad(squared.sum(), flat)
-        distance, winner = squared.detach().sqrt().reshape(s, n).max(0)
+
+        def squared(images: Tensor, chosen: slice) -> Tensor:
+            return (images.flatten(1) - targets[chosen]).square().sum(1)[None]
+
+        images, ascent = call.gradients((z + r).reshape(s * n, d), index, squared)
+        distance, winner = (images.flatten(1) - targets).norm(dim=1).reshape(s, n).max(0)
         better = distance > best
         best = torch.where(better, distance, best)
         chosen = r.gather(0, winner[None, :, None].expand(1, n, d))[0]
         best_r = torch.where(better[:, None], chosen, best_r)
-        ascent = gradient.reshape(s, n, d)
+        ascent = ascent[0].reshape(s, n, d)
         # A zero gradient (a flat spot) keeps the point where it is.
         flat_spot = ascent.norm(dim=-1, keepdim=True) == 0
         r = torch.where(flat_spot, r, radius * nn.functional.normalize(ascent, dim=-1))
@@ -217,28 +241,34 @@ def lipschitz_at(
     tolerance: float = 1e-5,
     seed: int = 0,
     chunk_size: int | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """The local Lipschitz constant at each z: the top singular value of the generator's Jacobian.
 
     Args:
-        generator: the generator g; it must work under `torch.func` (no in-place writes, no random layers).
+        generator: the generator g.
         z: (n, latent_dim) latents.
-        method: "exact" builds the Jacobian J by forward mode and takes the top eigenvalue of JᵀJ; "lanczos" needs
-            only products with J and Jᵀ and so little memory. None: exact up to 64 latent dimensions.
+        method: "exact" builds the Jacobian J and takes the top eigenvalue of JᵀJ; "lanczos" needs only products with
+            J and Jᵀ and so little memory. None: exact up to 64 latent dimensions.
         iterations: most Lanczos steps.
         tolerance: relative accuracy at which Lanczos stops.
         seed: seeds the Lanczos start.
         chunk_size: latents at a time; by default as many as keep the Jacobians below about 256 MB.
+        progress: show a progress bar.
 
     Returns:
         (n,) singular values, image units per latent unit. Lanczos errs only from below.
+
+    Raises:
+        ValueError: for what is no generator, a random one, or one whose Jacobian is zero at every z although its images
+            differ: it rounds, and its derivative says nothing of how far images move.
 
     Warns:
         RuntimeWarning: if Lanczos has not reached `tolerance` for some z within `iterations`.
 
     Source: for differentiable g, the smallest Lipschitz constant near z (mean-value theorem).
     """
-    z = check.latents(generator, z).detach()
+    z = check.latents(generator, z)
     iterations = check.integer("iterations", iterations, minimum=1)
     tolerance = check.positive("tolerance", tolerance)
     if method not in (None, "exact", "lanczos"):
@@ -247,16 +277,30 @@ def lipschitz_at(
         return z.new_zeros(0)
     if method is None:
         method = "exact" if z.shape[1] <= 64 else "lanczos"
-    # One forward pass both checks the generator and tells the size of an image.
-    pixels = check.generate(generator, z[:1])[0].numel()
-    if chunk_size is None:
-        columns = z.shape[1] if method == "exact" else 2 * iterations
-        chunk_size = max(1, 2**28 // (z.element_size() * pixels * columns))
-    parts = z.split(chunk_size)
-    if method == "exact":
-        return torch.cat([_gram(generator, part)[0] for part in parts])
-    values, gaps = zip(*(_lanczos(generator, part, iterations, tolerance, seed) for part in parts), strict=True)
-    gap = torch.cat(gaps)
+    with guarded("generator", generator, z, generates=True) as (call, z):
+        wide, rows = working(z), torch.arange(len(z), device=z.device)
+        if chunk_size is None:
+            columns = z.shape[1] if method == "exact" else 2 * iterations
+            images = call.of(wide[:1], rows[:1]) if call.bound_to is None else call.of(wide, rows)[:1]
+            chunk_size = max(1, 2**28 // (images.nbytes * columns))
+
+        def measure(part: Tensor) -> Tensor:
+            if method == "exact":
+                value = _gram(call, part)[0]
+                return torch.stack([value, torch.zeros_like(value)], 1)
+            return torch.stack(_lanczos(call, part, iterations, tolerance, seed), 1)
+
+        found = []
+        with tqdm(total=len(z), desc="local Lipschitz constants", disable=not progress) as bar:
+            for part in rows.split(chunk_size):
+                found.append(call.mapped(measure, wide[part], part, chunk_size))
+                bar.update(len(part))
+        value, gap = torch.cat(found).unbind(1)
+        if not value.any() and (call.of(wide + 1, rows) != call.of(wide, rows)).any():
+            raise ValueError(
+                "generator must have a derivative that tells how far its images move, but its Jacobian is 0 at every z "
+                "while its images differ: does it round its output? Measure it without that"
+            )
     if (gap > tolerance).any():
         warnings.warn(
             f"lipschitz_at: Lanczos has not converged for {int((gap > tolerance).sum())} of {len(z)} latents after "
@@ -265,17 +309,53 @@ def lipschitz_at(
             RuntimeWarning,
             stacklevel=2,
         )
-    return torch.cat(values)
+    return value.to(z.dtype)
 
 
 def jacobian(generator, z: Tensor) -> Tensor:
-    """The Jacobians of a generator by forward mode: (n, pixels, latent_dim) for z of shape (n, latent_dim)."""
+    """The Jacobians (n, pixels, latent_dim) of a generator at z (n, latent_dim), each row by itself, without a graph.
+
+    By forward mode. Where that is not implemented (attention, recurrent layers, custom functions), by reverse mode
+    twice, which costs as many passes; where that is not either, by reverse mode, a pass for every pixel.
+    """
+    z = z.detach()
+    for way in (_by_forward_mode, _by_double_reverse_mode):
+        try:
+            with torch.no_grad():
+                return way(generator, z)
+        except (RuntimeError, NotImplementedError) as error:
+            if out_of_memory(error):
+                raise
+    # An error of the generator itself comes up here.
+    return _by_reverse_mode(generator, z)
+
+
+def _by_forward_mode(generator, z: Tensor) -> Tensor:
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
 
     def column(direction: Tensor) -> Tensor:
-        return jvp(lambda point: generator(point).flatten(1), (z,), (direction.expand_as(z),))[1]
+        # A copy: the generator may work in place.
+        return jvp(lambda point: generator(point.clone()).flatten(1), (z,), (direction.expand_as(z),))[1]
 
     return vmap(column, out_dims=2)(basis)
+
+
+def _by_double_reverse_mode(generator, z: Tensor) -> Tensor:
+    if z[0].numel() >= generator(z[:1].clone()).numel():
+        return _by_reverse_mode(generator, z)
+    product = _product_operator(generator, z)[0]
+    basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    return torch.stack([product(direction.expand_as(z)) for direction in basis], dim=2)
+
+
+def _by_reverse_mode(generator, z: Tensor) -> Tensor:
+    z = z.clone().requires_grad_()
+    with torch.enable_grad():
+        images = generator(z.clone()).flatten(1)
+        if images.grad_fn is None:
+            raise ValueError("generator must be differentiable in its latents, but its images carry no gradient")
+        ways = [torch.autograd.grad(pixel.sum(), z, retain_graph=True, materialize_grads=True)[0] for pixel in images.T]
+    return torch.stack(ways, dim=1)
 
 
 def _gram(generator, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,29 +375,47 @@ def _top_direction(generator, z: Tensor) -> Tensor:
     return direction
 
 
-def _gram_operator(generator, z: Tensor):
-    """v ↦ JᵀJ v for directions v (n, d), by two reverse-mode passes through one graph that is built only once.
+def _product_operator(generator, z: Tensor):
+    """v ↦ Jv and u ↦ Jᵀu for directions v (n, d) and u (n, pixels), through one graph that is built only once.
 
     u ↦ Jᵀu is linear, so its own reverse mode is v ↦ Jv: no pass repeats the generator's own arithmetic.
     """
-    z = z.detach().requires_grad_()
+    z = z.detach().clone().requires_grad_()
     options = dict(retain_graph=True, materialize_grads=True)
     with torch.enable_grad():
-        image = generator(z).flatten(1)
+        image = generator(z.clone()).flatten(1)
+        if image.grad_fn is None:
+            raise ValueError("generator must be differentiable in its latents, but its images carry no gradient")
         cotangent = torch.zeros_like(image, requires_grad=True)
         (pulled,) = torch.autograd.grad(image, z, cotangent, create_graph=True, **options)
 
-    def product(direction: Tensor) -> Tensor:
-        (pushed,) = torch.autograd.grad(pulled, cotangent, direction, **options)
-        return torch.autograd.grad(image, z, pushed, **options)[0]
+    def push(direction: Tensor) -> Tensor:
+        return torch.autograd.grad(pulled, cotangent, direction, **options)[0]
 
-    return product
+    def pull(direction: Tensor) -> Tensor:
+        return torch.autograd.grad(image, z, direction, **options)[0]
+
+    return push, pull
+
+
+def _gram_operator(generator, z: Tensor):
+    """v ↦ JᵀJ v for directions v (n, d); with the Jacobians themselves where reverse mode cannot be taken twice."""
+    try:
+        push, pull = _product_operator(generator, z)
+        push(torch.ones_like(z))
+    except (RuntimeError, NotImplementedError) as error:
+        if out_of_memory(error):
+            raise
+        matrix = jacobian(generator, z)
+        return lambda direction: (matrix.mT @ (matrix @ direction[..., None]))[..., 0]
+    return lambda direction: pull(push(direction))
 
 
 def _lanczos(generator, z: Tensor, iterations: int, tolerance: float, seed: int) -> tuple[Tensor, Tensor]:
     """Lanczos on JᵀJ with full reorthogonalisation: top singular values (n,) and relative residuals (n,)."""
     n, d = z.shape
-    start = torch.randn(d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
+    draws = torch.Generator("cpu").manual_seed(seed)
+    start = torch.randn(d, generator=draws, dtype=torch.float64, device="cpu").to(z)
     basis, gram = nn.functional.normalize(start, dim=0).expand(n, 1, d), _gram_operator(generator, z)
     diagonal, off_diagonal = [], []
     for step in range(min(iterations, d)):

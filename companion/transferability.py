@@ -11,6 +11,7 @@ open, and the form in print; and they search the shortest perturbation that fool
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from companion import _validation as check
+from companion._calls import full_precision, guarded
+from companion._chunks import in_chunks
 from companion.attacks.margin import fooled, margin, margin_and_gradient
-from companion.robustness import _in_chunks
 from companion.tightness import LinearPartition
 from companion.vulnerability import _latent_reach, _weighted_bound, clopper_pearson_upper
 
@@ -210,22 +212,42 @@ def joint_radius(
         start = check.images("start", start).detach().to(x)
         if start.shape != x.shape:
             raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, got {tuple(start.shape)}")
+    with contextlib.ExitStack() as stack:
+        calls = []
+        for j, classifier in enumerate(classifiers):
+            call, x = stack.enter_context(guarded(f"classifiers[{j}]", classifier, x))
+            calls.append(call)
+        search = _joint_search(calls, x, pool.to(x), starts, steps, None if start is None else start.to(x))
+        unfinished = torch.full_like(x.flatten(1)[:, 0], torch.nan), x
+        chunk = check.integer("chunk_size", chunk_size, minimum=1)
+        radius, witness = in_chunks(search, unfinished, chunk, progress, "joint radius")
+    return (radius, witness) if return_witness else radius
+
+
+def _joint_search(classifiers, x: Tensor, pool: Tensor, starts: int, steps: int, start: Tensor | None):
+    """Row numbers (k,) -> joint radii and witnesses; searched in full precision, verified as the caller computes."""
     pool_labels = _labels(classifiers, pool) if len(x) else None
 
-    def search(part: Tensor, *begin: Tensor) -> tuple[Tensor, Tensor]:
+    def search(rows: Tensor) -> tuple[Tensor, Tensor]:
+        part = x[rows]
         y = _labels(classifiers, part)
-        distance = torch.cdist(part.flatten(1), pool.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-        kept = (pool_labels == y[:, None]).any(2)
-        nearest = distance.masked_fill(kept, torch.inf).topk(starts, largest=False).indices
-        points = torch.cat([pool[nearest], *(one[:, None] for one in begin)], dim=1)
-        for budget, left in ((min(5, steps), max(1, points.shape[1] // 4)), (steps - 5, 1)):
-            points = _shortened(classifiers, part, y, points, budget, left)
-        radius, witness = _length(classifiers, part, y, points[:, 0]), points[:, 0]
+        with full_precision(x.device):
+            witness = nearest(part, y, [] if start is None else [start[rows, None]])
+        # Once more, and in another batch.
+        again = _length(classifiers, part.flip(0), y.flip(0), witness.flip(0)).flip(0)
+        radius = torch.maximum(_length(classifiers, part, y, witness), again)
         return radius, torch.where(_like(radius.isfinite(), part), witness, part)
 
-    columns = (x,) if start is None else (x, start)
-    radius, witness = _in_chunks(search, columns, chunk_size, progress, "joint radius")
-    return (radius, witness) if return_witness else radius
+    def nearest(part: Tensor, y: Tensor, begin: list[Tensor]) -> Tensor:
+        distance = torch.cdist(part.flatten(1), pool.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        kept = (pool_labels == y[:, None]).any(2)
+        near = distance.masked_fill(kept, torch.inf).topk(starts, largest=False).indices
+        points = torch.cat([pool[near], *begin], dim=1)
+        for budget, left in ((min(5, steps), max(1, points.shape[1] // 4)), (steps - 5, 1)):
+            points = _shortened(classifiers, part, y, points, budget, left)
+        return points[:, 0]
+
+    return search
 
 
 def exact_joint_radius(first: LinearPartition, second: LinearPartition, z) -> Tensor:
