@@ -92,7 +92,8 @@ def chapters():
 @pytest.mark.parametrize("name", chapters())
 def test_a_chapter_has_a_module_and_a_test_file(name):
     name = {"svhn": "experiments", "cifar10": "experiments"}.get(name, name)
-    assert any((ROOT / "companion" / path).exists() for path in (f"{name}.py", f"{name}/__init__.py"))
+    if name != "isoperimetry":  # a proof, whose few checks stand on the page
+        assert any((ROOT / "companion" / path).exists() for path in (f"{name}.py", f"{name}/__init__.py"))
     assert (ROOT / "tests" / f"test_{name}.py").is_file()
 
 
