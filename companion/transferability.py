@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from companion import _validation as check
+from companion._isoperimetric import latent_reach, weighted_bound
 from companion.attacks.margin import fooled, margin, margin_and_gradient
 from companion.robustness import _in_chunks
 from companion.tightness import LinearPartition
-from companion.vulnerability import _latent_reach, _weighted_bound, clopper_pearson_upper
+from companion.vulnerability import clopper_pearson_upper
 
 
 class Overlap(NamedTuple):
@@ -64,7 +65,7 @@ def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, nu
     largest = p.topk(min(k, p.numel()) - 1).indices
     added = torch.minimum(delta, 1 - p[largest])
     loss = delta + added.sum()
-    return _overlap_bound(_latent_reach(modulus, eta), p.index_add(0, largest, added), loss).to(eta.dtype)
+    return _overlap_bound(latent_reach(modulus, eta), p.index_add(0, largest, added), loss).to(eta.dtype)
 
 
 def balanced_transferable_fraction(eta, disagreement, class_probabilities, modulus) -> Tensor:
@@ -96,7 +97,7 @@ def balanced_transferable_fraction(eta, disagreement, class_probabilities, modul
             f"class_probabilities and disagreement must satisfy p_i + disagreement <= 1/2 for every i, got {largest:g};"
             " transferable_fraction needs no such condition"
         )
-    t = _latent_reach(modulus, eta)
+    t = latent_reach(modulus, eta)
     return (1 - math.sqrt(math.pi / 2) * torch.exp(-t.square() / 2) - 2 * delta).to(eta.dtype)
 
 
@@ -160,7 +161,7 @@ def overlap_transferable_fraction(eta, disagreement, class_unions, modulus) -> T
     excess = unions.sum() - 1
     if excess < -1e-6:
         raise ValueError(f"class_unions must sum to at least 1, got {float(unions.sum()):g}")
-    return _overlap_bound(_latent_reach(modulus, eta), unions, delta + excess).to(eta.dtype)
+    return _overlap_bound(latent_reach(modulus, eta), unions, delta + excess).to(eta.dtype)
 
 
 def joint_radius(
@@ -274,7 +275,7 @@ def _half_spaces(partition: LinearPartition, z: Tensor) -> tuple[Tensor, Tensor]
 
 def _overlap_bound(t: Tensor, unions: Tensor, loss: Tensor) -> Tensor:
     """1 − δ − Σ ψ(u_i) as Σ [u_i − ψ(u_i)] − loss, loss = δ + (Σ u_i − 1): the terms of (4) keep their digits."""
-    return (_weighted_bound(t, unions, torch.ones_like(unions)) - loss).clamp(0, 1)
+    return (weighted_bound(t, unions, torch.ones_like(unions)) - loss).clamp(0, 1)
 
 
 def _disagreement(value) -> Tensor:
