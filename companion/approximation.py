@@ -42,7 +42,7 @@ class Transport(NamedTuple):
 
 
 def expected_robustness(modulus, wasserstein, class_probabilities) -> Tensor:
-    """Theorem 4: no classifier has a larger mean r_unc on real images than ω(E) + W₁.
+    """Theorem 4: no classifier of these probabilities has a larger mean r_unc on real images than ω(E) + W₁.
 
     E bounds the mean latent radius (`vulnerability.expected_latent_radius`): √(2/π) for two equally likely classes,
     less for more classes, more if one class has over half of the mass.

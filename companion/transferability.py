@@ -41,12 +41,14 @@ def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, nu
     """Theorem 3, sharp: at least this fraction of the data has one perturbation that fools every classifier.
 
     For f and h it is Σ_i [Φ(a_i + t) − Φ(a_i)] − 2δ, the sum of (4) with δ added to the largest class probability;
-    0 where that is negative. It needs no balance of the classes, and for K = 2 no larger bound holds.
+    0 where that is negative. It needs no balance of the classes, and for K = 2, unless the larger p_i + δ exceeds 1, no
+    larger bound holds.
 
     Args:
         eta: any shape, at least 0, in image units (`inf` allowed).
         disagreement: δ, one number in [0, 1], an upper bound on the probability that the labels are not all equal.
-        class_probabilities: (K,) class probabilities of *one* of the classifiers, any of them, K ≥ 2, sum 1.
+        class_probabilities: (K,) class probabilities of *one* of the classifiers, any of them, K ≥ 2, sum 1; from
+            counts, those of `vulnerability.least_favourable`.
         modulus: the generator's modulus of continuity ω; only `modulus.inverse` is used.
         num_classifiers: k ≥ 1. For k > 2, δ is added to the min(k, K) − 1 largest classes.
 
