@@ -181,9 +181,10 @@ def test_the_measured_quantile_keeps_its_confidence():
     assert np.median(claims) < 1.7 * least
     # Without the allowance for chance this test would fail.
     careless = [
-        measured_robustness_quantile(q, t, local, class_probabilities=p, confidence=1e-9).item() for _, local in sample
+        measured_robustness_quantile(q, t, local, class_probabilities=p, confidence=1e-9).item()
+        for _, local in sample[:300]
     ]
-    assert too_often(sum(claim < least for claim in careless), 1000)
+    assert too_often(sum(claim < least for claim in careless), 300)
 
 
 def _corners(low, high):

@@ -233,21 +233,6 @@ def test_the_bound_test_can_fail(violations):
     assert violations[1] > 50
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 5])
-def test_on_a_line_intervals_have_the_least_perimeter(num_classes):
-    """Cells of probability 1/K, each cut at random into up to four intervals, laid side by side in random order."""
-    random, ends = np.random.default_rng(0), np.arange(1, num_classes) / num_classes
-    least = norm.pdf(norm.ppf(ends)).sum()
-    for _ in range(300):
-        pieces = [random.dirichlet(np.full(random.integers(1, 5), 0.7)) / num_classes for _ in range(num_classes)]
-        label = random.permutation(np.repeat(np.arange(num_classes), [len(one) for one in pieces]))
-        mass = np.empty(len(label))
-        for i, one in enumerate(pieces):
-            mass[label == i] = one
-        border = np.cumsum(mass)[:-1][label[1:] != label[:-1]]
-        assert norm.pdf(norm.ppf(border.clip(0, 1))).sum() >= least - 1e-12
-
-
 # Balance.
 
 
