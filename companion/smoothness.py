@@ -1,8 +1,8 @@
 """Smoothness of a generator: moduli of continuity, exact, certified, estimated and local.
 
 A modulus ω bounds how far images move when latents move: ‖g(z) − g(z')‖ ≤ ω(‖z − z'‖) (deck equation 1). The bounds
-of this package take a modulus and use its generalised inverse, ω⁻¹(η) = sup{t : ω(t) ≤ η}: the longest latent step
-that surely moves the image by at most η.
+of this package take a modulus and use its generalised inverse, ω⁻¹(η) = sup{t : ω(t) ≤ η}: every shorter latent step
+moves the image by at most η.
 """
 
 from __future__ import annotations
@@ -103,10 +103,12 @@ class CircleModulus(Modulus):
 
 
 class Interpolated(Modulus):
-    """A modulus through measured points, linear between them.
+    """A modulus from points: between two of them its value is that of the next one, and `inf` beyond the last.
 
-    Beyond the last point nothing is known: ω is `inf` there, so ω⁻¹ never exceeds the last `t`. It is an *estimate*
-    wherever its points are; see `local_modulus` for a way to measure some.
+    So it is a modulus of the generator if at each point it is, that is, if every `omega` is at least the most an image
+    can move when its latent moves by `t`: moduli never decrease. (A straight line between the points may lie below the
+    truth even if they are exact.) Its inverse is the last `t` whose `omega` is at most η, never more than the last
+    point's. From points that are estimates, such as those of `local_modulus`, it is an estimate.
 
     Args:
         t: (T,) positive, strictly increasing latent distances.
@@ -130,10 +132,12 @@ class Interpolated(Modulus):
         self.omega = torch.cat([omega.new_zeros(1), omega])
 
     def _forward(self, t: Tensor) -> Tensor:
-        return torch.where(t <= _like(self.t[-1], t), _interpolate(t, self.t, self.omega), torch.inf)
+        following = torch.searchsorted(_like(self.t, t), t.detach().contiguous())
+        return _like(torch.cat([self.omega, self.omega.new_full((1,), torch.inf)]), t)[following]
 
     def _inverse(self, eta: Tensor) -> Tensor:
-        return _interpolate(eta, self.omega, self.t)
+        beyond = torch.searchsorted(_like(self.omega, eta), eta.detach().contiguous(), right=True)
+        return _like(self.t, eta)[beyond - 1]
 
     def __repr__(self) -> str:
         return f"Interpolated({self.t.numel() - 1} points up to t = {float(self.t[-1]):g})"
@@ -615,16 +619,6 @@ def _symbol_supremum(kernel: Tensor, stride: tuple[int, ...]) -> float:
     top = max(torch.linalg.eigvalsh(part @ part.mH)[:, -1].max().item() for part in symbol.split(64))
     slack = math.prod(math.cos(math.pi * degree / size) for degree, size in zip(degrees, grid, strict=True))
     return math.sqrt(top) / slack
-
-
-def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Piecewise-linear interpolation of the points (xs, ys); beyond the last point its value; flat steps go right."""
-    xs, ys = _like(xs, x), _like(ys, x)
-    right = torch.searchsorted(xs, x.detach().contiguous(), right=True).clamp(1, len(xs) - 1)
-    left = right - 1
-    width = (xs[right] - xs[left]).clamp(min=torch.finfo(x.dtype).tiny)
-    weight = ((x - xs[left]) / width).clamp(0, 1)
-    return torch.where(x < xs[-1], ys[left] + weight * (ys[right] - ys[left]), ys[-1])
 
 
 def _like(constant: Tensor, x: Tensor) -> Tensor:

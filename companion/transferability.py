@@ -21,9 +21,10 @@ from torch import Tensor
 from companion import _validation as check
 from companion._calls import full_precision, guarded
 from companion._chunks import in_chunks
+from companion._isoperimetric import latent_reach, weighted_bound
 from companion.attacks.margin import fooled, margin, margin_and_gradient
 from companion.tightness import LinearPartition
-from companion.vulnerability import _latent_reach, _weighted_bound, clopper_pearson_upper
+from companion.vulnerability import clopper_pearson_upper
 
 
 class Overlap(NamedTuple):
@@ -42,12 +43,14 @@ def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, nu
     """Theorem 3, sharp: at least this fraction of the data has one perturbation that fools every classifier.
 
     For f and h it is Σ_i [Φ(a_i + t) − Φ(a_i)] − 2δ, the sum of (4) with δ added to the largest class probability;
-    0 where that is negative. It needs no balance of the classes, and for K = 2 no larger bound holds.
+    0 where that is negative. It needs no balance of the classes, and for K = 2, unless the larger p_i + δ exceeds 1, no
+    larger bound holds.
 
     Args:
         eta: any shape, at least 0, in image units (`inf` allowed).
         disagreement: δ, one number in [0, 1], an upper bound on the probability that the labels are not all equal.
-        class_probabilities: (K,) class probabilities of *one* of the classifiers, any of them, K ≥ 2, sum 1.
+        class_probabilities: (K,) class probabilities of *one* of the classifiers, any of them, K ≥ 2, sum 1; from
+            counts, those of `vulnerability.least_favourable`.
         modulus: the generator's modulus of continuity ω; only `modulus.inverse` is used.
         num_classifiers: k ≥ 1. For k > 2, δ is added to the min(k, K) − 1 largest classes.
 
@@ -66,7 +69,7 @@ def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, nu
     largest = p.topk(min(k, p.numel()) - 1).indices
     added = torch.minimum(delta, 1 - p[largest])
     loss = delta + added.sum()
-    return _overlap_bound(_latent_reach(modulus, eta), p.index_add(0, largest, added), loss).to(eta.dtype)
+    return _overlap_bound(latent_reach(modulus, eta), p.index_add(0, largest, added), loss).to(eta.dtype)
 
 
 def balanced_transferable_fraction(eta, disagreement, class_probabilities, modulus) -> Tensor:
@@ -98,7 +101,7 @@ def balanced_transferable_fraction(eta, disagreement, class_probabilities, modul
             f"class_probabilities and disagreement must satisfy p_i + disagreement <= 1/2 for every i, got {largest:g};"
             " transferable_fraction needs no such condition"
         )
-    t = _latent_reach(modulus, eta)
+    t = latent_reach(modulus, eta)
     return (1 - math.sqrt(math.pi / 2) * torch.exp(-t.square() / 2) - 2 * delta).to(eta.dtype)
 
 
@@ -162,7 +165,7 @@ def overlap_transferable_fraction(eta, disagreement, class_unions, modulus) -> T
     excess = unions.sum() - 1
     if excess < -1e-6:
         raise ValueError(f"class_unions must sum to at least 1, got {float(unions.sum()):g}")
-    return _overlap_bound(_latent_reach(modulus, eta), unions, delta + excess).to(eta.dtype)
+    return _overlap_bound(latent_reach(modulus, eta), unions, delta + excess).to(eta.dtype)
 
 
 def joint_radius(
@@ -296,7 +299,7 @@ def _half_spaces(partition: LinearPartition, z: Tensor) -> tuple[Tensor, Tensor]
 
 def _overlap_bound(t: Tensor, unions: Tensor, loss: Tensor) -> Tensor:
     """1 − δ − Σ ψ(u_i) as Σ [u_i − ψ(u_i)] − loss, loss = δ + (Σ u_i − 1): the terms of (4) keep their digits."""
-    return (_weighted_bound(t, unions, torch.ones_like(unions)) - loss).clamp(0, 1)
+    return (weighted_bound(t, unions, torch.ones_like(unions)) - loss).clamp(0, 1)
 
 
 def _disagreement(value) -> Tensor:

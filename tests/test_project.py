@@ -107,6 +107,14 @@ def test_the_map_on_the_title_page_shows_every_chapter_of_the_theory():
     assert set(links) == set(chapters()) - {"arms_race"}
 
 
+def test_references_are_in_order_and_what_is_cited_is_there():
+    keys = re.findall(r"^@\w+\{([^,]+),", text("book/references.bib"), re.MULTILINE)
+    assert keys == sorted(set(keys))
+    pages = [text(path) for path in (ROOT / "book").rglob("*") if path.suffix in (".ipynb", ".md")]
+    cited = {key for page in pages for keys in re.findall(r"\{cite:\w+\}`([^`]+)`", page) for key in keys.split(",")}
+    assert len(cited) > 40 and cited <= set(keys)
+
+
 def test_ruff_is_clean():
     found = subprocess.run([sys.executable, "-m", "ruff", "check", ROOT], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,10 +16,12 @@ from companion.smoothness import (
     Holder,
     Interpolated,
     Lipschitz,
+    Modulus,
     certified_lipschitz,
     lipschitz_at,
     local_modulus,
 )
+from companion.vulnerability import vulnerable_fraction
 
 MODULI = [
     Lipschitz(3.0),
@@ -79,9 +82,55 @@ def test_circle_modulus_ends_at_the_diameter():
 
 def test_interpolated_knows_nothing_beyond_its_points():
     modulus = Interpolated([0.1, 0.5, 1.0], [0.2, 0.6, 0.6])
-    assert modulus([0.05, 0.3, 1.0, 1.1]).tolist() == pytest.approx([0.1, 0.4, 0.6, math.inf])
+    assert modulus([0.0, 0.05, 0.1, 0.3, 1.0, 1.1]).tolist() == [0, 0.2, 0.2, 0.6, 0.6, math.inf]
     # At a flat piece the inverse is its right end, and never more than the last point.
-    assert modulus.inverse([0.4, 0.6, 9.0]).tolist() == pytest.approx([0.3, 1.0, 1.0])
+    assert modulus.inverse([0.1, 0.2, 0.4, 0.6, 9.0]).tolist() == [0, 0.1, 0.1, 1.0, 1.0]
+
+
+# g(z) = sign(z) √|z| has the concave modulus √(2t). With a class on either side of 0, r_in = √|z|.
+
+
+def root_law(eta: torch.Tensor) -> torch.Tensor:
+    """P(r_in ≤ η) = P(|z| ≤ η²)."""
+    return torch.special.erf(eta.square() / math.sqrt(2))
+
+
+@pytest.mark.parametrize("points", [[0.5, 2.0], [0.01, 0.1, 0.8, 3.0], [1.0]], ids=str)
+def test_interpolated_is_a_modulus_if_its_points_are(points):
+    points = torch.tensor(points, dtype=torch.float64)
+    modulus = Interpolated(points, (2 * points).sqrt())
+    z = torch.linspace(-2, 2, 801, dtype=torch.float64)
+    image = z.sign() * z.abs().sqrt()
+    assert ((image[:, None] - image).abs() <= modulus((z[:, None] - z).abs() * (1 - 1e-12))).all()
+    assert (modulus.inverse((2 * points).sqrt()) == points).all()
+    eta = torch.linspace(0.01, 3, 300, dtype=torch.float64)
+    bound = vulnerable_fraction(eta, [0.5, 0.5], modulus)
+    assert (bound <= root_law(eta)).all() and (bound > 0).any()
+
+
+def test_chords_between_exact_points_promise_too_much():
+    """The planted error: through the exact points at t = ½ and 2, straight lines "prove" 0.1585; 0.1271 is true."""
+
+    class Chords(Modulus):
+        def _inverse(self, eta):
+            return torch.as_tensor(np.interp(eta, [0.0, 1.0, 2.0], [0.0, 0.5, 2.0]))
+
+    eta = torch.tensor(0.4, dtype=torch.float64)
+    assert root_law(eta).item() == pytest.approx(0.1271, abs=1e-4)
+    assert vulnerable_fraction(eta, [0.5, 0.5], Chords()).item() == pytest.approx(0.1585, abs=1e-4)
+    assert vulnerable_fraction(eta, [0.5, 0.5], Interpolated([0.5, 2.0], [1.0, 2.0])) <= root_law(eta)
+
+
+def test_a_modulus_at_the_latent_radius_need_not_bound_the_in_distribution_radius():
+    """A generator that jumps from 0 to 1 just after 0 and to 2 just after 1; a classifier that splits off 2."""
+    z = torch.linspace(-3, 4, 7001, dtype=torch.float64).round(decimals=3)
+    image = (z > 0).double() + (z > 1).double()
+    moved, apart = (image[:, None] - image).abs(), (z[:, None] - z).abs().round(decimals=3)
+    others = z[image == 2]
+    # At z = 0: r_Z = inf of the steps beyond 1, none of which is 1; every one of them moves the image by 2.
+    assert others.min() > 1 and others.min() == pytest.approx(1, abs=2e-3)
+    assert moved[apart <= 1].max() == 1  # ω(r_Z) = 1 < 2 = r_in
+    assert moved[apart <= 1.001].max() == 2  # ω(r_Z⁺) = 2
 
 
 # The Jacobian's top singular value.
