@@ -213,6 +213,15 @@ def test_what_is_not_positive_is_never_proved(n, seed, imaginary):
     assert not rounding.positive(torch.full_like(gram, math.nan), 0.0)
 
 
+def test_the_norm_of_a_large_matrix():
+    """Only guessed in a Krylov space, then proved; the two largest singular values are hard to tell apart."""
+    values = torch.linspace(1.0, 0.1, 520, dtype=torch.float64)
+    values[1] = 1 - 1e-9
+    rotation = torch.linalg.qr(torch.randn(520, 520, dtype=torch.float64, generator=draws()))[0]
+    assert 1 - 1e-13 < rounding.spectral_norm(rotation * values) < 1 + 1e-8
+    assert 1 - 1e-13 < rounding.spectral_norm(rotation) < 1 + 1e-10
+
+
 def test_a_chain_of_products_is_rounded_up():
     layer = nn.Linear(1, 1, bias=False).double()
     layer.weight.data.fill_(1.1)
@@ -433,6 +442,19 @@ def test_parametrizations_made_plain_are_certified():
     network = altered(lambda network: nn.utils.parametrizations.spectral_norm(network[0]))
     nn.utils.parametrize.remove_parametrizations(network[0], "weight", leave_parametrized=True)
     assert steepest(copy.deepcopy(network).double(), (3,)) <= constant(network, (3,))
+
+
+def test_the_callers_settings_change_nothing():
+    model = randomised(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2), nn.ReLU())
+    expected = constant(model, (1, 8, 8), largest_matrix=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert constant(model, (1, 8, 8), largest_matrix=0) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for setting in (torch.inference_mode(), torch.no_grad(), torch.device("meta"), torch.autocast("cpu")):
+        with setting:
+            assert constant(model, (1, 8, 8), largest_matrix=0) == expected
 
 
 def test_in_place_layers_elsewhere_change_nothing():

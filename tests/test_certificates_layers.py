@@ -259,7 +259,7 @@ def test_max_pooling(data):
     assert attained <= bound <= attained * (1 + 1e-15) + 1e-15
     x = torch.randn(2, 50, 1, *side, dtype=torch.float64, generator=torch.Generator().manual_seed(data.draw(seeds)))
     moved = (layer(x[0]) - layer(x[1])).flatten(1).norm(dim=1)
-    assert (moved <= bound * (x[0] - x[1]).flatten(1).norm(dim=1)).all()
+    assert (moved <= (1 + 1e-14) * bound * (x[0] - x[1]).flatten(1).norm(dim=1)).all()
 
 
 def test_every_layer_in_the_table_was_tried():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from companion import _validation as check
@@ -53,6 +54,12 @@ def certified_lipschitz(network: nn.Module, input_shape, *, multipliers=None, la
     Source: product bound, Szegedy et al. (2013), section 4.3; Fourier symbol, Sedghi et al. (2019); from grid to
     supremum, Ehlich and Zeller (1964); multipliers, Fazlyab et al. (2019).
     """
+    # Everything is computed on the CPU in float64, wherever the network is and whatever the caller's defaults.
+    with torch.device("cpu"), torch.inference_mode(False):
+        return _certified(network, input_shape, multipliers, largest_matrix)
+
+
+def _certified(network, input_shape, multipliers, largest_matrix) -> Lipschitz:
     check.network("network", network)
     if not isinstance(network, nn.Module):
         raise ValueError(f"network must be an nn.Sequential of feed-forward layers, got {type(network).__name__}")

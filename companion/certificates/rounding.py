@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def gamma(roundings: int) -> float:
@@ -99,6 +99,19 @@ def spectral_norm(matrix: Tensor, majorant: Tensor | None = None, roundings: int
     gram = matrix.mT @ matrix if matrix.shape[1] == short else matrix @ matrix.mT
     error = 2 * gamma(long + short) * gram.trace().item()
     identity = torch.eye(short, dtype=torch.float64)
-    top = torch.linalg.eigvalsh(gram)[-1].item()
-    square = least(top + error, lambda c: positive(c * identity - gram, error))
+    square = least(_guess(gram) + error, lambda c: positive(c * identity - gram, error))
     return math.ldexp(root(square), exponent)
+
+
+def _guess(gram: Tensor, steps: int = 60) -> float:
+    """Nearly the largest eigenvalue of a positive matrix; of a large one, only that of a Krylov space."""
+    basis = torch.eye(len(gram), dtype=torch.float64)
+    if len(gram) > 512:
+        start = torch.randn(len(gram), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        basis = start / start.norm()
+        for _ in range(steps):
+            following = gram @ basis[:, -1:]
+            for _ in range(2):  # once leaves rounding that a second pass removes
+                following = following - basis @ (basis.mT @ following)
+            basis = torch.cat([basis, nn.functional.normalize(following, dim=0)], dim=1)
+    return torch.linalg.eigvalsh(basis.mT @ gram @ basis)[-1].item()
