@@ -111,7 +111,10 @@ def _guess(gram: Tensor, steps: int = 60) -> float:
         basis = start / start.norm()
         for _ in range(steps):
             following = gram @ basis[:, -1:]
+            size = following.norm()
             for _ in range(2):  # once leaves rounding that a second pass removes
                 following = following - basis @ (basis.mT @ following)
+            if following.norm() < 1e-10 * size:  # nothing new but rounding
+                break
             basis = torch.cat([basis, nn.functional.normalize(following, dim=0)], dim=1)
     return torch.linalg.eigvalsh(basis.mT @ gram @ basis)[-1].item()
