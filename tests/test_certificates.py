@@ -186,6 +186,15 @@ def test_fourier_bound_is_nearly_attained_on_large_images(layer):
     assert constant(model, shape, largest_matrix=0) <= 1.15 * constant(model, shape)
 
 
+@BOTH
+def test_a_kernel_whose_channels_cancel(largest):
+    """Its symbol annihilates (1, 1) at every frequency, and vanishes at the first."""
+    layer = nn.Conv1d(1, 2, 2, bias=False)
+    layer.weight.data = torch.tensor([[[1.0, -1.0]], [[-1.0, 1.0]]])
+    bound = constant(nn.Sequential(layer).eval(), (1, 40), largest_matrix=largest)
+    assert 2.82 < bound < 2.0001 * math.sqrt(2) * 1.01
+
+
 # Rounding.
 
 
@@ -348,6 +357,13 @@ def altered(change) -> nn.Sequential:
     return network.eval()
 
 
+def hidden_branch(network):
+    """What runs need not be registered: `forward` takes the object's own attribute first."""
+    network.append(Residual(nn.Linear(3, 3)))
+    vars(network[2])["body"] = nn.Sequential(nn.Linear(3, 3)).eval()
+    network[2].body[0].register_forward_hook(lambda module, inputs, output: 10 * output)
+
+
 def own_forward(network):
     network[1][0].forward = lambda x: 10 * x
 
@@ -371,6 +387,7 @@ REFUSED = [
     (lambda: altered(lambda n: n[1].register_forward_hook(lambda m, i, o: 10 * o)), (3,), "no hooks.* got Sequential"),
     (lambda: altered(lambda n: n.register_full_backward_hook(lambda *_: None)), (3,), "no hooks"),
     (lambda: altered(lambda n: n.register_full_backward_pre_hook(lambda *_: None)), (3,), "no hooks"),
+    (lambda: altered(hidden_branch), (3,), "no hooks.* got Linear"),
     (lambda: altered(own_forward), (3,), "without a forward of an object's own, got ReLU"),
     (lambda: altered(lambda n: setattr(n, "_call_impl", lambda x: 10 * x)), (3,), "without a _call_impl of"),
     (lambda: altered(lambda n: nn.utils.spectral_norm(n[0])), (3,), "no hooks.* got Linear"),
@@ -471,6 +488,7 @@ def test_in_place_layers_elsewhere_change_nothing():
         (small(0), [torch.ones(7), torch.zeros(5)], "multipliers must be positive, got 0"),
         (small(0), [torch.ones(7), torch.full((5,), math.nan)], "multipliers must not contain NaN"),
         (small(0), [torch.ones(7), torch.full((5,), 1e-6)], "multipliers must make the form .* positive"),
+        (small(0), [torch.full((7,), 1e38), torch.full((5,), 1e-38)], "multipliers must"),
         (randomised(Residual(nn.Linear(3, 3))), [], "a chain of affine layers .* got Residual"),
         (randomised(nn.Unflatten(1, (1, 3)), nn.MaxPool1d(3)), [], "a chain of affine layers .* got MaxPool1d"),
         (randomised(nn.ReLU(), nn.Linear(3, 3)), [torch.ones(3)], "network must begin with an affine layer"),

@@ -174,7 +174,7 @@ def _largest_symbol(kernel: Tensor, waves: Tensor, roundings: int) -> float:
 
 def _guess(grams: Tensor) -> float:
     """Nearly the largest eigenvalue of many matrices: computed only where a few power steps find large ones."""
-    vector = torch.ones(grams.shape[-1], 1, dtype=grams.dtype)
+    vector = torch.randn(grams.shape[-1], 1, dtype=grams.dtype, generator=torch.Generator().manual_seed(0))
     for _ in range(10):
         vector = nn.functional.normalize(grams @ vector, dim=-2)
     likely = (grams @ vector).norm(dim=(-2, -1)).topk(min(4, len(grams))).indices

@@ -28,15 +28,15 @@ def parts(network: nn.Module, shape: Shape) -> list[Part]:
     """
     if any(getattr(torch_module, name) for name in _GLOBAL_HOOKS):
         raise ValueError("network must run without hooks, got some registered for every module")
-    for module in network.modules():
-        _plain(module)
     found: list[Part] = []
     _collect(network, shape, found, inside=False)
     return found
 
 
 def _plain(module: nn.Module) -> None:
-    """Refuse a module that can do something else than the forward of its class."""
+    """Refuse a module that may do something else than the forward of its class says."""
+    if module.training:
+        raise refuse("be in evaluation mode", module)
     if any(getattr(module, name) for name in _HOOKS):
         raise refuse("have no hooks, which may change what it computes", module)
     replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
@@ -47,6 +47,7 @@ def _plain(module: nn.Module) -> None:
 
 def _collect(module: nn.Module, shape: Shape, found: list[Part], inside: bool) -> Shape:
     """Append the parts of `module`; `inside` a Residual nothing may overwrite its input. Returns the output's shape."""
+    _plain(module)
     if type(module) in _CHAINS:
         for child in module:
             shape = _collect(child, shape, found, inside)

@@ -52,12 +52,12 @@ def positive(matrix: Tensor, error: float) -> bool:
 
 
 def least(estimate: float, holds: Callable[[float], bool]) -> float:
-    """The first of estimate·(1 + 1e-15 · 4^k), k = 0, 1, ... for which `holds`, an increasing condition, is true.
+    """The first of estimate·(1 + 1e-15 · 4^k), k = 0, 1, ... for which `holds`: near the estimate if that is good.
 
     Raises:
-        ArithmeticError: if twice the estimate does not hold either; the estimate is not one.
+        ArithmeticError: if none of 60 holds, of which the last are far above the estimate.
     """
-    for k in range(26):
+    for k in range(60):
         value = estimate * (1 + 1e-15 * 4**k)
         if holds(value):
             return value

@@ -179,7 +179,7 @@ def _form(links: _Chain, t: Tensor, unit: float) -> tuple[Tensor, float]:
 def _schur(form: Tensor, d: int) -> float:
     """The smallest L² that makes the form positive, as far as rounding lets one see."""
     factor, info = torch.linalg.cholesky_ex(form[d:, d:])
-    if info:
+    if info or not factor.isfinite().all():
         raise ValueError("multipliers must make the form of the activations positive, and do not")
     mixed = form[d:, :d]
     return torch.linalg.eigvalsh(mixed.mT @ torch.cholesky_solve(mixed, factor) - form[:d, :d])[-1].item()
