@@ -1,4 +1,4 @@
-"""Smoothness of a generator: moduli of continuity, exact, certified, estimated and local.
+"""Smoothness of a generator: moduli of continuity, exact, estimated and local; `certificates` has certified ones.
 
 A modulus ω bounds how far images move when latents move: ‖g(z) − g(z')‖ ≤ ω(‖z − z'‖) (deck equation 1). The bounds
 of this package take a modulus and use its generalised inverse, ω⁻¹(η) = sup{t : ω(t) ≤ η}: every shorter latent step
@@ -7,13 +7,12 @@ moves the image by at most η.
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp, vjp, vmap
+from torch.func import jvp, vmap
 from tqdm.auto import tqdm
 
 from companion import _validation as check
@@ -46,19 +45,21 @@ class Lipschitz(Modulus):
     """ω(t) = L t, the modulus of an L-Lipschitz generator.
 
     Args:
-        constant: L > 0, one number, image units per latent unit; a tensor may require gradients.
+        constant: L ≥ 0, one number, image units per latent unit; a tensor may require gradients. 0 says that the
+            generator is constant: ω⁻¹ = ∞, no latent step moves the image.
     """
 
     def __init__(self, constant):
         self.constant = check.tensor("constant", constant)
-        if self.constant.numel() != 1 or self.constant <= 0:
-            raise ValueError(f"constant must be one positive number, got {constant!r}")
+        if self.constant.numel() != 1 or self.constant < 0:
+            raise ValueError(f"constant must be one positive number, or 0 for a constant map, got {constant!r}")
 
     def _forward(self, t: Tensor) -> Tensor:
         return t * _like(self.constant.squeeze(), t)
 
     def _inverse(self, eta: Tensor) -> Tensor:
-        return eta / _like(self.constant.squeeze(), eta)
+        constant = _like(self.constant.squeeze(), eta)
+        return eta / constant if constant > 0 else torch.full_like(eta, torch.inf)
 
     def __repr__(self) -> str:
         return f"Lipschitz({float(self.constant):.6g})"
@@ -444,181 +445,6 @@ def _lanczos(generator, z: Tensor, iterations: int, tolerance: float, seed: int)
     return top.sqrt().to(z), residual
 
 
-def certified_lipschitz(network: nn.Module, input_shape) -> Lipschitz:
-    """A certified Lipschitz constant of a feed-forward network: the product of its layers' operator norms.
-
-    Neighbouring affine layers (linear, convolution, batch norm in evaluation mode, reshaping, pooling, upsampling)
-    are taken as one map. Where that map is small enough it is written out as a matrix and its norm is exact; where
-    not, its layers are bounded one by one, a convolution by the supremum of its Fourier symbol, which holds for every
-    image size. Every step is an upper bound, up to float64 rounding.
-
-    Args:
-        network: an `nn.Sequential`, possibly nested, of the layers above and of element-wise activations or max
-            pooling without overlap.
-        input_shape: shape of one input, (latent_dim,) for a generator.
-
-    Returns:
-        `Lipschitz(L)` with ‖network(z) − network(z')‖ ≤ L ‖z − z'‖ for all z, z'.
-
-    Raises:
-        ValueError: if the network is in training mode or has a layer of another kind, which is named.
-
-    Source: product bound, Szegedy et al. (2013), section 4.3; Fourier symbol, Sedghi et al. (2019); from grid to
-    supremum, Ehlich & Zeller (1964).
-    """
-    check.network("network", network)
-    if not isinstance(network, nn.Sequential):
-        raise ValueError(f"network must be an nn.Sequential of feed-forward layers, got {type(network).__name__}")
-    bound, run = 1.0, []
-    x = torch.zeros(1, *input_shape, dtype=torch.float64)
-    run_input = x
-    for layer in [*_leaves(copy.deepcopy(network).double().cpu()), None]:
-        if isinstance(layer, _AFFINE):
-            run.append(layer)
-            x = layer(x)
-            continue
-        if run:
-            bound *= _affine_norm(run, run_input)
-        if layer is not None:
-            bound *= _activation_constant(layer)
-            x = layer(x)
-        run, run_input = [], x
-    return Lipschitz(bound)
-
-
-# Affine maps with at most this many matrix entries are written out; 2^24 float64 entries are 128 MB.
-_DENSE_ENTRIES = 2**24
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-_SCALINGS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_RESAMPLINGS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)
-# These permute or keep entries.
-_RESHAPINGS = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.PixelShuffle)
-_AFFINE = (nn.Linear, *_CONVOLUTIONS, *_SCALINGS, *_RESAMPLINGS, *_RESHAPINGS)
-# Largest slope of each activation. GELU's is Φ(√2) + √2 φ(√2), SiLU's is rounded up from 1.099839.
-_SLOPES = {nn.ReLU: 1.0, nn.ReLU6: 1.0, nn.Hardtanh: 1.0, nn.Tanh: 1.0, nn.Softplus: 1.0, nn.Sigmoid: 0.25}
-_SLOPES |= {nn.GELU: 1.12890429, nn.SiLU: 1.09984}
-
-
-def _leaves(network: nn.Module):
-    """The layers of a nested Sequential in the order in which they run."""
-    if isinstance(network, nn.Sequential):
-        for child in network:
-            yield from _leaves(child)
-    else:
-        yield network
-
-
-def _activation_constant(layer: nn.Module) -> float:
-    if type(layer) in _SLOPES:
-        return _SLOPES[type(layer)]
-    if isinstance(layer, nn.LeakyReLU):
-        return max(1.0, abs(layer.negative_slope))
-    if isinstance(layer, nn.ELU):
-        return max(1.0, layer.alpha)
-    if isinstance(layer, nn.MaxPool2d):
-        # Without overlap each pixel enters one maximum, and a maximum is 1-Lipschitz.
-        if layer.stride == layer.kernel_size and layer.dilation == 1:
-            return 1.0
-        raise ValueError(f"network must not have overlapping max pooling, got {layer}")
-    supported = sorted(kind.__name__ for kind in [*_AFFINE, *_SLOPES, nn.LeakyReLU, nn.ELU, nn.MaxPool2d])
-    raise ValueError(f"network must consist of {', '.join(supported)}; got {layer}")
-
-
-def _affine_norm(run: list[nn.Module], x: Tensor) -> float:
-    """An upper bound on the operator norm of affine layers applied one after the other to inputs shaped like `x`."""
-    affine = nn.Sequential(*run)
-    with torch.no_grad():
-        offset = affine(torch.zeros_like(x))
-        if x.numel() * offset.numel() <= _DENSE_ENTRIES:
-            basis = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape[1:])
-            matrix = (affine(basis) - offset).flatten(1)
-            return torch.linalg.matrix_norm(matrix, 2).item()
-        bound, previous = 1.0, None
-        for layer, following in zip(run, [*run[1:], None], strict=True):
-            scale = _scale(following) if isinstance(following, _SCALINGS) else None
-            if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
-                bound *= _weight_norm(layer, scale)
-            elif isinstance(layer, _SCALINGS):
-                # Already part of the layer before it, if that one has weights.
-                if not isinstance(previous, (nn.Linear, *_CONVOLUTIONS)):
-                    bound *= _scale(layer).abs().max().item()
-            elif isinstance(layer, _RESAMPLINGS):
-                bound *= _averaging_norm(layer, x)
-            previous, x = layer, layer(x)
-    return bound
-
-
-def _scale(layer: nn.Module) -> Tensor:
-    """What batch norm in evaluation mode multiplies each channel by."""
-    if layer.running_var is None:
-        raise ValueError(f"network must not have batch norm without running statistics, got {layer}")
-    scale = (layer.running_var + layer.eps).rsqrt()
-    return scale if layer.weight is None else scale * layer.weight
-
-
-def _averaging_norm(layer: nn.Module, x: Tensor) -> float:
-    """√(‖A‖₁ ‖A‖_∞) of a map A with non-negative entries: its largest column sum and largest row sum."""
-    ones = torch.ones_like(x)
-    with torch.enable_grad():
-        rows, pull_back = vjp(layer, ones)
-    (columns,) = pull_back(torch.ones_like(rows))
-    return math.sqrt(rows.max().item() * columns.max().item())
-
-
-def _weight_norm(layer: nn.Module, scale: Tensor | None) -> float:
-    """The norm of a linear or convolution layer, its output channels multiplied by `scale`."""
-    weight = layer.weight
-    if isinstance(layer, nn.Linear):
-        return torch.linalg.matrix_norm(weight if scale is None else scale[:, None] * weight, 2).item()
-    if layer.padding_mode not in ("zeros", "circular"):
-        raise ValueError(f"network must pad convolutions with zeros or circularly, got {layer}")
-    if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
-        # The adjoint of a convolution: rows are input channels, columns output channels; norms are equal.
-        groups = list(weight.chunk(layer.groups))
-        if scale is not None:
-            parts = scale.chunk(layer.groups)
-            groups = [g * s.reshape(1, -1, *[1] * (g.ndim - 2)) for g, s in zip(groups, parts, strict=True)]
-    else:
-        if scale is not None:
-            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        groups = list(weight.chunk(layer.groups))
-    return max(_symbol_supremum(_dilate(group, layer.dilation), layer.stride) for group in groups)
-
-
-def _dilate(kernel: Tensor, dilation: tuple[int, ...]) -> Tensor:
-    """The kernel (rows, columns, *taps) with zeros between its taps."""
-    for axis, gap in enumerate(dilation, start=2):
-        size = (kernel.shape[axis] - 1) * gap + 1
-        spread = kernel.new_zeros(*kernel.shape[:axis], size, *kernel.shape[axis + 1 :])
-        spread.index_copy_(axis, torch.arange(0, size, gap), kernel)
-        kernel = spread
-    return kernel
-
-
-def _symbol_supremum(kernel: Tensor, stride: tuple[int, ...]) -> float:
-    """An upper bound on sup_θ ‖P(θ)‖, P the Fourier symbol of a strided convolution on an infinite grid.
-
-    Zero padding and cropping only restrict that convolution, so its norm bounds the layer's at every image size. With
-    stride s the symbol is a (rows, columns·s^dims) matrix, one block per phase of the input. Each entry is a
-    trigonometric polynomial of degree m = ⌊Q/2⌋ for Q taps per phase, and on N equidistant points such a polynomial
-    reaches at least cos(πm/N) times its maximum: dividing by that turns the largest grid value into a bound.
-    """
-    rows, columns, *sizes = kernel.shape
-    for axis, step in enumerate(stride, start=2):
-        missing = -kernel.shape[axis] % step
-        kernel = torch.cat([kernel, kernel.new_zeros(*kernel.shape[:axis], missing, *kernel.shape[axis + 1 :])], axis)
-        kernel = kernel.unflatten(axis, (-1, step)).movedim(axis + 1, 2).flatten(1, 2)
-    taps = kernel.shape[2:]
-    degrees = [count // 2 for count in taps]
-    grid = [max(1, 32 * degree) for degree in degrees]
-    symbol = torch.fft.fftn(kernel, s=grid, dim=tuple(range(2, kernel.ndim)))
-    # Real weights: the symbol at −θ is the conjugate of that at θ, so half of the last axis is enough.
-    symbol = symbol.narrow(-1, 0, grid[-1] // 2 + 1).flatten(2).movedim(-1, 0)
-    if symbol.shape[1] > symbol.shape[2]:
-        symbol = symbol.mT
-    top = max(torch.linalg.eigvalsh(part @ part.mH)[:, -1].max().item() for part in symbol.split(64))
-    slack = math.prod(math.cos(math.pi * degree / size) for degree, size in zip(degrees, grid, strict=True))
-    return math.sqrt(top) / slack
 
 
 def _like(constant: Tensor, x: Tensor) -> Tensor:

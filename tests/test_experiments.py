@@ -24,9 +24,10 @@ from torch import nn
 import companion
 from companion import data, models
 from companion.attacks.margin import margin_and_gradient
+from companion.certificates import certified_lipschitz
 from companion.experiments import DECK, TABLES, report, stored, summarise, table
 from companion.robustness import radii
-from companion.smoothness import Lipschitz, certified_lipschitz, jacobian
+from companion.smoothness import Lipschitz, jacobian
 from companion.training.run import Run, as_shipped, publish
 from companion.vulnerability import least_favourable, robustness_quantile
 

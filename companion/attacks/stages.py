@@ -168,7 +168,7 @@ def scatter(count: int, keep: int, laps: int, *, seed: int):
 
 
 def ray(boundary: Boundary, found: Found, towards: Tensor, evaluations: int, only: Tensor | None = None) -> None:
-    """Where the rays from the clean points through `towards` (n, m) meet the boundary, by regula falsi on the height."""
+    """Where the rays from the clean points through `towards` (n, m) meet the boundary, by regula falsi."""
     origin, way, clean = boundary.origin, towards - boundary.origin, found.clean_height[:, 0]
     low, under = torch.zeros_like(clean), clean
     high, over, fraction = low + torch.inf, low + torch.inf, low + 1
