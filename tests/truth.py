@@ -216,64 +216,79 @@ class Grid:
         """r_Z (n,), r_in (n,) and their witnesses (n, d), over the ball; `inf` and NaN where it has one label."""
         z = z.detach().double().numpy()
         image, label = self.look(z)
-        found = [np.full(len(z), np.inf), np.full(len(z), np.inf), np.full(z.shape, np.nan), np.full(z.shape, np.nan)]
-        for row in range(len(z)):
-            own = self.owner == label[row]
-            for kind, (centre, at) in enumerate([(z[row], self.crossings), (image[row], self.crossing_images)]):
-                starts = _apart(self.crossings[own], np.linalg.norm(at[own] - centre, axis=1), 4 * self.spacing, 6)
-                candidates = [*self._along(label[row], starts, kind, centre)] if len(starts) else []
-                if kind and (self.label != label[row]).any():
-                    # In the image, the nearest point of another label need not lie at a boundary.
-                    length = np.square(self.images - centre).sum(1)
-                    length[self.label == label[row]] = np.inf
-                    candidates.append(self._inside(label[row], self.points[length.argmin()], kind, centre))
-                for length, witness in candidates:
-                    if length < found[kind][row]:
-                        found[kind][row], found[kind + 2][row] = length, witness
-        return tuple(found)
+        latent = self._least(label, z, self.crossings, False)
+        inner = self._least(label, image, self.crossing_images, True)
+        return latent[0], inner[0], latent[1], inner[1]
 
-    def _lengths(self, label, points: np.ndarray, kind: int, centre: np.ndarray) -> np.ndarray:
-        """How far `points` (n, d) are from `centre` in Z (kind 0) or in the image (1); `inf` unless they count."""
+    def _least(self, label: np.ndarray, centres: np.ndarray, at: np.ndarray, in_image: bool, starts: int = 6):
+        """The least distances (n,) from `centres`, whose crossings lie `at`, and their latents (n, d)."""
+        rows, begins = [], []
+        for row, centre in enumerate(centres):
+            own = self.owner == label[row]
+            near = _apart(self.crossings[own], np.linalg.norm(at[own] - centre, axis=1), 4 * self.spacing, starts)
+            rows += [row] * len(near)
+            begins.append(near)
+        rows = np.array(rows, dtype=int)
+        found = [(rows, *self._along(label[rows], np.concatenate(begins), centres[rows], in_image))]
+        if in_image:
+            # In the image, the nearest point of another label need not lie at a boundary.
+            rows = np.array([row for row in range(len(label)) if (self.label != label[row]).any()], dtype=int)
+            nearest = [self.points[self._image_lengths(label[row], centres[row]).argmin()] for row in rows]
+            found.append((rows, *self._inside(label[rows], np.reshape(nearest, (-1, self.dim)), centres[rows])))
+        best, witness = np.full(len(label), np.inf), np.full((len(label), self.dim), np.nan)
+        for row, length, point in zip(*map(np.concatenate, zip(*found, strict=True)), strict=True):
+            if length < best[row]:
+                best[row], witness[row] = length, point
+        return best, witness
+
+    def _image_lengths(self, label: int, centre: np.ndarray) -> np.ndarray:
+        return np.where(self.label != label, np.square(self.images - centre).sum(1), np.inf)
+
+    def _lengths(self, label: np.ndarray, points: np.ndarray, centre: np.ndarray, in_image: bool) -> np.ndarray:
+        """How far `points` (k, d) are from `centre` (k, d or m); `inf` where they keep `label` or leave the ball."""
         images, labels = self.look(points)
-        length = np.linalg.norm((images if kind else points) - centre, axis=1)
+        length = np.linalg.norm((images if in_image else points) - centre, axis=1)
         return np.where((labels != label) & (np.linalg.norm(points, axis=1) <= self.reach), length, np.inf)
 
-    def _along(self, label, starts: np.ndarray, kind: int, centre: np.ndarray):
-        """The least length near each of the crossings `starts`, sought along the boundary, and where it is."""
-        best, at = self._lengths(label, starts, kind, centre), starts.copy()
-        if self.dim == 2:
-            span, offsets = 3 * self.spacing, np.linspace(-1, 1, 21)
-            for _ in range(6):
-                normal = self._normal(label, at)
-                tangent = normal[:, ::-1] * [1, -1]
-                line = (at[:, None] + span * offsets[:, None] * tangent[:, None]).reshape(-1, 2)
-                out = 2 * span * np.repeat(normal, len(offsets), axis=0)
-                ends = self.bisect(np.full(len(line), label), line - out, line + out)
-                length = self._lengths(label, ends, kind, centre).reshape(len(at), -1)
-                nearest, rows = length.argmin(1), np.arange(len(at))
-                better = length[rows, nearest] < best
-                at = np.where(better[:, None], ends.reshape(*length.shape, 2)[rows, nearest], at)
-                best, span = np.minimum(best, length[rows, nearest]), span / 5
-        return zip(best, at, strict=True)
+    def _along(self, label: np.ndarray, starts: np.ndarray, centre: np.ndarray, in_image: bool):
+        """The least lengths (k,) near the crossings `starts` (k, d), sought along the boundary, and where they are."""
+        best, at = self._lengths(label, starts, centre, in_image), starts.copy()
+        if self.dim == 1 or not len(at):
+            return best, at
+        span, offsets, rows = 3 * self.spacing, np.linspace(-1, 1, 21), np.arange(len(at))
+        label_of, centre_of = (np.repeat(entry, len(offsets), axis=0) for entry in (label, centre))
+        for _ in range(6):
+            normal = self._normal(label, at)
+            tangent = normal[:, ::-1] * [1, -1]
+            line = (at[:, None] + span * offsets[:, None] * tangent[:, None]).reshape(-1, 2)
+            out = 2 * span * np.repeat(normal, len(offsets), axis=0)
+            ends = self.bisect(label_of, line - out, line + out)
+            length = self._lengths(label_of, ends, centre_of, in_image).reshape(len(at), -1)
+            nearest = length.argmin(1)
+            better = length[rows, nearest] < best
+            at = np.where(better[:, None], ends.reshape(*length.shape, 2)[rows, nearest], at)
+            best, span = np.minimum(best, length[rows, nearest]), span / 5
+        return best, at
 
-    def _normal(self, label: int, points: np.ndarray) -> np.ndarray:
-        """Unit vectors (n, d) along which the margin of the class `label` falls."""
-        z = torch.from_numpy(points.copy()).requires_grad_()
+    def _normal(self, label: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Unit vectors (k, d) along which the margins of the classes `label` (k,) fall."""
+        z, own = torch.from_numpy(points.copy()).requires_grad_(), torch.from_numpy(label)[:, None]
         logits = self.classifier(self.generator(z))
-        others = logits.clone()
-        others[:, label] = -torch.inf
-        gradient = torch.autograd.grad((others.amax(1) - logits[:, label]).sum(), z)[0].numpy()
+        margin = logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]
+        gradient = torch.autograd.grad(margin.sum(), z)[0].numpy()
         return gradient / np.linalg.norm(gradient, axis=1, keepdims=True).clip(1e-300)
 
-    def _inside(self, label, start: np.ndarray, kind: int, centre: np.ndarray) -> tuple[float, np.ndarray]:
-        """The least length around the grid point `start`, which need not lie at a boundary."""
-        at, span = start, 2 * self.spacing
+    def _inside(self, label: np.ndarray, starts: np.ndarray, centre: np.ndarray):
+        """The least image lengths (k,) around the grid points `starts`, and where they are."""
+        at, span, rows = starts, 2 * self.spacing, np.arange(len(starts))
         mesh = np.stack(np.meshgrid(*[np.linspace(-1, 1, 21)] * self.dim, indexing="ij"), -1).reshape(-1, self.dim)
+        label_of, centre_of = (np.repeat(entry, len(mesh), axis=0) for entry in (label, centre))
         for _ in range(6):
-            points = np.vstack([at, at + span * mesh])
-            length = self._lengths(label, points, kind, centre)
-            at, span = points[length.argmin()], span / 5
-        return length.min(), at
+            points = at[:, None] + span * mesh
+            length = self._lengths(label_of, points.reshape(-1, self.dim), centre_of, True).reshape(len(at), -1)
+            nearest = length.argmin(1)
+            at, best, span = points[rows, nearest], length[rows, nearest], span / 5
+        return best, at
 
 
 def _apart(points: np.ndarray, lengths: np.ndarray, gap: float, count: int) -> np.ndarray:
