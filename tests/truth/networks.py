@@ -34,6 +34,7 @@ class Quadratic(nn.Module):
         square = (square + square.swapaxes(1, 2)) / 2
         for name, entry in (("square", square), ("linear", linear), ("constant", constant)):
             self.register_buffer(name, torch.tensor(entry, dtype=dtype))
+        self.eval()
 
     def forward(self, x):
         x = x.flatten(1)
@@ -50,6 +51,7 @@ class Waves(nn.Module):
         self.register_buffer("frequency", scale * normal(latent_dim, features))
         self.register_buffer("phase", 3.0 * normal(features))
         self.register_buffer("mix", normal(features, image_dim) / features**0.5)
+        self.eval()
 
     def forward(self, z):
         return torch.sin(z @ self.frequency + self.phase) @ self.mix
@@ -67,6 +69,7 @@ class Tanh(nn.Module):
         self.register_buffer("into", scale * normal(inputs, hidden) / inputs**0.5)
         self.register_buffer("shift", normal(hidden))
         self.register_buffer("out", normal(hidden, outputs) / hidden**0.5 * 1.5)
+        self.eval()
 
     def forward(self, x):
         return torch.tanh(x.flatten(1) @ self.into + self.shift) @ self.out

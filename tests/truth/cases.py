@@ -1,0 +1,77 @@
+"""The rows on which the package is held to truth: families of random networks, a seed for each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .exact import quadratic_radius, relu_radius
+from .grid import grid_radii
+from .networks import Quadratic, Tanh, Waves, balanced, draws, relu_network
+
+# Layer sizes: inputs, hidden units, classes.
+RELU = [(2, 8, 2), (3, 12, 4), (2, 6, 6, 3), (4, 12, 3), (4, 6, 6, 4), (6, 8, 5, 2)]
+# Inputs and classes.
+QUADRATIC = [(2, 2), (5, 3), (20, 2), (20, 10)]
+# Kind of generator, image dimension, classes.
+SMOOTH = [("waves", 2, 2), ("tanh", 3, 3), ("waves", 4, 5), ("tanh", 6, 2), ("waves", 8, 3), ("tanh", 10, 5)]
+
+
+class Points(NamedTuple):
+    """Points of a classifier with their labels and exact r_unc."""
+
+    name: str
+    classifier: object
+    x: torch.Tensor
+    y: torch.Tensor
+    bounds: tuple[float, float] | None
+    exact: np.ndarray
+
+
+class Latents(NamedTuple):
+    """Latents of a generator with exact r_Z and r_in, the latter over |z'| <= 6."""
+
+    name: str
+    generator: object
+    classifier: object
+    z: torch.Tensor
+    latent: np.ndarray
+    in_distribution: np.ndarray
+
+
+def relu_points(seed: int, rows: int, bounds=None):
+    """`rows` points of a network of each of the sizes: normal ones, uniform in a box."""
+    for number, sizes in enumerate(RELU):
+        network, random = relu_network(sizes, seed + number), draws(seed + 100 + number)
+        x = torch.randn(rows, sizes[0], generator=random, dtype=torch.float64)
+        if bounds:
+            x = bounds[0] + (bounds[1] - bounds[0]) * torch.rand(x.shape, generator=random, dtype=torch.float64)
+        y = network(x).argmax(1)
+        name = "-".join(map(str, sizes))
+        yield Points(name, network, x, y, bounds, relu_radius(network, x, y, bounds)[0])
+
+
+def quadratic_points(seed: int, rows: int):
+    for number, (inputs, classes) in enumerate(QUADRATIC):
+        random = draws(seed + number)
+        normal = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64).numpy()  # noqa: E731, B023
+        square, linear = normal(classes, inputs, inputs) / inputs, normal(classes, inputs) / inputs**0.5
+        classifier = Quadratic(square, linear, 0.3 * normal(classes))
+        x = torch.from_numpy(normal(rows, inputs))
+        y = classifier(x).argmax(1)
+        yield Points(f"{inputs}, K = {classes}", classifier, x, y, None, quadratic_radius(classifier, x, y))
+
+
+def smooth_latents(seed: int, rows: int, latent_dim: int):
+    for number, (kind, pixels, classes) in enumerate(SMOOTH):
+        s = seed + 10 * number
+        generator = Waves(latent_dim, pixels, s) if kind == "waves" else Tanh(latent_dim, pixels, s, latent=True)
+        prior = torch.randn(1000, latent_dim, generator=draws(s + 1), dtype=torch.float64)
+        classifier = balanced(Tanh(pixels, classes, s + 2, scale=1.5), generator(prior))
+        z = torch.randn(rows, latent_dim, generator=draws(s + 3), dtype=torch.float64)
+        cells = 600 if latent_dim == 2 else 60_000
+        latent, in_distribution = grid_radii(generator, classifier, z, cells=cells)[:2]
+        name = f"{kind} {latent_dim} to {pixels}, K = {classes}"
+        yield Latents(name, generator, classifier, z, latent, in_distribution)
