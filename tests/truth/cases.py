@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,19 @@ from .networks import Quadratic, Tanh, Waves, balanced, draws, relu_network
 RELU = [(2, 8, 2), (3, 12, 4), (2, 6, 6, 3), (4, 12, 3), (4, 6, 6, 4), (6, 8, 5, 2)]
 # Inputs and classes.
 QUADRATIC = [(2, 2), (5, 3), (20, 2), (20, 10)]
-# Kind of generator, image dimension, classes.
-SMOOTH = [("waves", 2, 2), ("tanh", 3, 3), ("waves", 4, 5), ("tanh", 6, 2), ("waves", 8, 3), ("tanh", 10, 5)]
+# Kind and frequency of the generator, image dimension, classes.
+SMOOTH = [
+    ("waves", 0.7, 2, 2),
+    ("waves", 1.2, 2, 2),
+    ("waves", 0.7, 4, 5),
+    ("waves", 1.2, 6, 2),
+    ("waves", 1.2, 8, 3),
+    ("tanh", 1.0, 6, 2),
+    ("tanh", 2.0, 3, 3),
+    ("tanh", 2.0, 10, 5),
+]
+# The in-distribution radius is sought over |z'| <= REACH.
+REACH = 6.0
 
 
 class Points(NamedTuple):
@@ -65,13 +77,15 @@ def quadratic_points(seed: int, rows: int):
 
 
 def smooth_latents(seed: int, rows: int, latent_dim: int):
-    for number, (kind, pixels, classes) in enumerate(SMOOTH):
-        s = seed + 10 * number
-        generator = Waves(latent_dim, pixels, s) if kind == "waves" else Tanh(latent_dim, pixels, s, latent=True)
-        prior = torch.randn(1000, latent_dim, generator=draws(s + 1), dtype=torch.float64)
-        classifier = balanced(Tanh(pixels, classes, s + 2, scale=1.5), generator(prior))
-        z = torch.randn(rows, latent_dim, generator=draws(s + 3), dtype=torch.float64)
-        cells = 600 if latent_dim == 2 else 60_000
-        latent, in_distribution = grid_radii(generator, classifier, z, cells=cells)[:2]
-        name = f"{kind} {latent_dim} to {pixels}, K = {classes}"
+    """`rows` samples of the prior for each of the generators, each with a classifier of its own."""
+    make = {"waves": Waves, "tanh": functools.partial(Tanh, latent=True)}
+    for number, (kind, scale, pixels, classes) in enumerate(SMOOTH):
+        first = seed + 10 * number
+        generator = make[kind](latent_dim, pixels, first, scale=scale)
+        prior = torch.randn(1000, latent_dim, generator=draws(first + 1), dtype=torch.float64)
+        classifier = balanced(Tanh(pixels, classes, first + 2, scale=2.0), generator(prior))
+        z = torch.randn(rows, latent_dim, generator=draws(first + 3), dtype=torch.float64)
+        cells = 400 if latent_dim == 2 else 40_000
+        latent, in_distribution = grid_radii(generator, classifier, z, REACH, cells)[:2]
+        name = f"{kind} {scale}, {latent_dim} to {pixels}, K = {classes}"
         yield Latents(name, generator, classifier, z, latent, in_distribution)

@@ -38,7 +38,9 @@ def least_distance(normals: np.ndarray, levels: np.ndarray) -> np.ndarray | None
 def linear_layers(network: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]:
     """(weight, bias) of the linear layers of a network of Flatten, Linear, ReLU, Linear, …, Linear, in float64."""
     kinds = [type(layer) for layer in network if not isinstance(layer, nn.Flatten)]
-    assert kinds == [nn.Linear, nn.ReLU] * (len(kinds) // 2) + [nn.Linear], f"not a plain ReLU network: {kinds}"
+    assert kinds == [nn.Linear, nn.ReLU] * (len(kinds) // 2) + [nn.Linear] and len(kinds) > 1, (
+        f"not a ReLU network: {kinds}"
+    )
     linear = [layer for layer in network if isinstance(layer, nn.Linear)]
     return [tuple(part.detach().double().cpu().numpy() for part in (layer.weight, layer.bias)) for layer in linear]
 
