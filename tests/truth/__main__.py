@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 
 import numpy as np
 import torch
+from torch import nn
 
 from companion.attacks import minimal_l2
 from companion.robustness import in_distribution_radius, latent_radius, radii, unconstrained_radius
@@ -89,6 +91,32 @@ def latent(name: str, cases: list, budgets) -> None:
     )
 
 
+def variants(seed: int, rows: int) -> None:
+    """The same networks with other logits and dtypes, whose radii are the same; a thousand classes."""
+    cases = [*relu_points(seed, rows)]
+    exact = np.concatenate([case.exact for case in cases])
+    changes = {
+        "plain": lambda logits: logits,
+        "+ 1e4": lambda logits: logits + 1e4,
+        "- 1e4": lambda logits: logits - 1e4,
+        "padded with -1e9": lambda logits: nn.functional.pad(logits, (0, 20), value=-1e9),
+        "padded with -inf": lambda logits: nn.functional.pad(logits, (0, 20), value=-torch.inf),
+        "* 1e6": lambda logits: logits * 1e6,
+        "* 1e-6": lambda logits: logits * 1e-6,
+    }
+    for dtype in (torch.float64, torch.float32):
+        for name, change in changes.items():
+            found = []
+            for case in cases:
+                network = copy.deepcopy(case.classifier).to(dtype)
+                other = case._replace(classifier=lambda x, n=network, change=change: change(n(x)), x=case.x.to(dtype))
+                found.append(attacked(other, 100))
+            row(f"relu, {str(dtype)[6:]}, {name}", np.concatenate(found), exact)
+    for case in quadratic_points(seed, rows, [(20, 1000)]):
+        for steps in (30, 100, 300):
+            row(f"quadratic, {case.name}, minimal_l2 {steps}", attacked(case, steps), case.exact)
+
+
 def disorder(case, result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows (n,) in which the radii contradict each other."""
     reached = (result.in_distribution_witness - case.z).norm(dim=1)
@@ -127,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=40, help="rows of each network")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 30, 100, 300])
-    parser.add_argument("--only", choices=["relu", "box", "quadratic", "d1", "d2", "named"])
+    parser.add_argument("--only", choices=["relu", "box", "quadratic", "d1", "d2", "named", "variants"])
     options = parser.parse_args()
     print(
         f"{'':42s} {'rows':>5s} {'<1 %':>7s} {'>10 %':>7s} {'worst':>8s} {'missed':>6s} {'below':>7s} {'seconds':>7s}"
@@ -151,6 +179,8 @@ def main() -> None:
                 longer(name, cases)
     if options.only in (None, "named"):
         counterexamples()
+    if options.only in (None, "variants"):
+        variants(options.seed, options.rows)
 
 
 if __name__ == "__main__":

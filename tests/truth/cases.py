@@ -65,8 +65,8 @@ def relu_points(seed: int, rows: int, bounds=None):
         yield Points(name, network, x, y, bounds, relu_radius(network, x, y, bounds)[0])
 
 
-def quadratic_points(seed: int, rows: int):
-    for number, (inputs, classes) in enumerate(QUADRATIC):
+def quadratic_points(seed: int, rows: int, sizes=QUADRATIC):
+    for number, (inputs, classes) in enumerate(sizes):
         random = draws(seed + number)
         normal = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64).numpy()  # noqa: E731, B023
         square, linear = normal(classes, inputs, inputs) / inputs, normal(classes, inputs) / inputs**0.5

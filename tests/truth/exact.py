@@ -104,42 +104,39 @@ def _relu_row(layers, point: np.ndarray, label: int, bounds) -> tuple[float, np.
 def quadratic_radius(classifier: Quadratic, x, y) -> np.ndarray:
     """Exact r_unc (n,) of quadratic logits: the nearest of the boundaries to the other classes."""
     square, linear, constant = (getattr(classifier, n).double().numpy() for n in ("square", "linear", "constant"))
-    radius = np.full(len(x), np.inf)
-    for row, (point, label) in enumerate(zip(x.double().flatten(1).numpy(), y.tolist(), strict=True)):
-        for rival in set(range(len(constant))) - {label}:
-            form, slope = square[rival] - square[label], linear[rival] - linear[label]
-            value = point @ form @ point + slope @ point + constant[rival] - constant[label]
-            radius[row] = min(radius[row], _secular(form, slope + 2 * form @ point, value))
+    points, labels, radius = x.double().flatten(1).numpy(), y.numpy(), np.full(len(x), np.inf)
+    for label in np.unique(labels):
+        others = np.arange(len(constant)) != label
+        form, slope, value = ((entry - entry[label])[others] for entry in (square, linear, constant))
+        curvature, axes = np.linalg.eigh(form)
+        for row in np.flatnonzero(labels == label):
+            height = value + slope @ points[row] + np.einsum("i,kij,j->k", points[row], form, points[row])
+            gradient = np.einsum("kij,ki->kj", axes, slope + 2 * form @ points[row])
+            radius[row] = _secular(curvature, gradient, height).min()
     return radius
 
 
-def _secular(form: np.ndarray, slope: np.ndarray, value: float) -> float:
-    """min |r| s.t. value + slopeᵀr + rᵀ form r >= 0: r = (I − t form)⁻¹ slope t / 2 with t in [0, 1 / largest)."""
-    if value >= 0:
-        return 0.0
-    curvature, axes = np.linalg.eigh(form)
-    slope, largest = axes.T @ slope, curvature[-1]
+def _secular(curvature: np.ndarray, slope: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """min |r| (k,) s.t. value + slopeᵀr + Σ curvature r² >= 0, for k quadrics on their axes, (k, m) and (k,).
+
+    r = (I − t C)⁻¹ slope t / 2 solves it for the t in [0, 1 / largest curvature) that reaches the boundary.
+    """
 
     def step(t):
-        return slope * t / (2 * (1 - t * curvature))
+        return slope * t[:, None] / (2 * (1 - t[:, None] * curvature))
 
     def reached(t):
         r = step(t)
-        return value + slope @ r + curvature @ r**2
+        return value + (slope * r + curvature * r**2).sum(1)
 
-    if largest > 0:
-        end = (1 - 1e-13) / largest
-        if reached(end) < 0:
-            # The hard case: no slope along the steepest axis, so the rest is walked along it, either way.
-            return float(np.sqrt(np.sum(step(end) ** 2) - reached(end) / largest))
-    else:
-        end = 1.0
-        while reached(end) < 0:
-            end *= 2
-            if end > 1e30:
-                return np.inf
-    low, high = 0.0, end
-    for _ in range(200):
+    largest = curvature[:, -1]
+    low, high = np.zeros_like(value), np.where(largest > 0, (1 - 1e-13) / np.where(largest > 0, largest, 1), 1e12)
+    # The hard case: no slope along the steepest axis, so that the rest is walked along it, either way.
+    missing = np.maximum(-reached(high), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        walked = np.where(missing > 0, missing / np.maximum(largest, 0), 0)
+    for _ in range(100):
         middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) >= 0 else (middle, high)
-    return float(np.linalg.norm(step(high)))
+        over = reached(middle) >= 0
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
+    return np.where(value >= 0, 0.0, np.sqrt((step(high) ** 2).sum(1) + walked))

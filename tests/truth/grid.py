@@ -63,7 +63,7 @@ class Grid:
         inner = self._least(label, image, self.crossing_images, True)
         return latent[0], inner[0], latent[1], inner[1]
 
-    def _least(self, label: np.ndarray, centres: np.ndarray, at: np.ndarray, in_image: bool, starts: int = 6):
+    def _least(self, label: np.ndarray, centres: np.ndarray, at: np.ndarray, in_image: bool, starts: int = 4):
         """The least distances (n,) from `centres`, whose crossings lie `at`, and their latents (n, d)."""
         rows, begins = [], []
         for row, centre in enumerate(centres):
