@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linprog, minimize
 from torch import nn
 from truth import Grid, Quadratic, draws, grid_radii, quadratic_radius, relu_network, relu_radius
-from truth.cases import REACH, quadratic_points, relu_points, smooth_latents
+from truth.cases import CHANGES, REACH, TWO_CLASSES, changed, quadratic_points, relu_points, smooth_latents
 
 from companion.attacks import minimal_l2
 from companion.circle import Circle, HalfPlane, exact_radii
@@ -169,6 +169,7 @@ def test_a_finer_grid_finds_the_same(latent_dim):
 POINTS = {
     "relu": lambda: relu_points(SEEN, 50),
     "box": lambda: relu_points(SEEN + 20, 50, (0.0, 1.0)),
+    "two classes": lambda: relu_points(SEEN + 40, 100, networks=TWO_CLASSES),
     "quadratic": lambda: quadratic_points(SEEN, 75),
 }
 
@@ -192,6 +193,28 @@ def test_unconstrained_radius_is_within_one_percent_of_the_truth(family):
     assert ratio.min() > 1 - 1e-9
     assert (ratio < 1.01).mean() >= 0.98
     assert np.isfinite(ratio).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_logits_of_the_same_network_have_the_same_radii(change, dtype):
+    ratio, length = [], []
+    for case in points("relu"):
+        other = changed(case, change, dtype)
+        length.append(unconstrained_radius(other.classifier, other.x).double().numpy())
+        ratio.append(length[-1] / case.exact)
+    ratio, length = np.concatenate(ratio), np.concatenate(length)
+    # Beside 10,000, a float32 logit has no digits below 1e-3: the boundary itself is that wide.
+    width = 0.01 if "1e4" in change and dtype == torch.float32 else 0.0
+    assert len(ratio) >= 300 and np.isfinite(ratio).all()
+    assert (length * (1 - 1 / ratio) <= 0.01 * length + width).mean() >= 0.98
+
+
+def test_a_thousand_classes():
+    for case in quadratic_points(SEEN, 300, [(20, 1000)]):
+        ratio = unconstrained_radius(case.classifier, case.x).numpy() / case.exact
+        assert ratio.min() > 1 - 1e-9 and np.isfinite(ratio).all()
+        assert (ratio < 1.01).mean() >= 0.98
 
 
 @functools.cache

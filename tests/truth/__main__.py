@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 
 import numpy as np
 import torch
-from torch import nn
 
 from companion.attacks import minimal_l2
 from companion.robustness import in_distribution_radius, latent_radius, radii, unconstrained_radius
 
-from .cases import REACH, Points, quadratic_points, relu_points, smooth_latents
+from .cases import CHANGES, REACH, TWO_CLASSES, Points, changed, quadratic_points, relu_points, smooth_latents
 
 STEPS = (3, 5, 10, 17, 30, 50, 100, 150, 300)
 
@@ -95,23 +93,10 @@ def variants(seed: int, rows: int) -> None:
     """The same networks with other logits and dtypes, whose radii are the same; a thousand classes."""
     cases = [*relu_points(seed, rows)]
     exact = np.concatenate([case.exact for case in cases])
-    changes = {
-        "plain": lambda logits: logits,
-        "+ 1e4": lambda logits: logits + 1e4,
-        "- 1e4": lambda logits: logits - 1e4,
-        "padded with -1e9": lambda logits: nn.functional.pad(logits, (0, 20), value=-1e9),
-        "padded with -inf": lambda logits: nn.functional.pad(logits, (0, 20), value=-torch.inf),
-        "* 1e6": lambda logits: logits * 1e6,
-        "* 1e-6": lambda logits: logits * 1e-6,
-    }
     for dtype in (torch.float64, torch.float32):
-        for name, change in changes.items():
-            found = []
-            for case in cases:
-                network = copy.deepcopy(case.classifier).to(dtype)
-                other = case._replace(classifier=lambda x, n=network, change=change: change(n(x)), x=case.x.to(dtype))
-                found.append(attacked(other, 100))
-            row(f"relu, {str(dtype)[6:]}, {name}", np.concatenate(found), exact)
+        for name in CHANGES:
+            found = np.concatenate([attacked(changed(case, name, dtype), 100) for case in cases])
+            row(f"relu, {str(dtype)[6:]}, {name}", found, exact)
     for case in quadratic_points(seed, rows, [(20, 1000)]):
         for steps in (30, 100, 300):
             row(f"quadratic, {case.name}, minimal_l2 {steps}", attacked(case, steps), case.exact)
@@ -155,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=40, help="rows of each network")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 30, 100, 300])
-    parser.add_argument("--only", choices=["relu", "box", "quadratic", "d1", "d2", "named", "variants"])
+    parser.add_argument("--only", choices=["relu", "box", "two", "quadratic", "d1", "d2", "named", "variants"])
     options = parser.parse_args()
     print(
         f"{'':42s} {'rows':>5s} {'<1 %':>7s} {'>10 %':>7s} {'worst':>8s} {'missed':>6s} {'below':>7s} {'seconds':>7s}"
@@ -163,6 +148,7 @@ def main() -> None:
     families = {
         "relu": lambda: [*relu_points(options.seed, options.rows)],
         "box": lambda: [*relu_points(options.seed + 20, options.rows, (0.0, 1.0))],
+        "two": lambda: [*relu_points(options.seed + 40, options.rows, networks=TWO_CLASSES)],
         "quadratic": lambda: [*quadratic_points(options.seed, options.rows)],
         "d1": lambda: [*smooth_latents(options.seed, options.rows, 1)],
         "d2": lambda: [*smooth_latents(options.seed, options.rows, 2)],

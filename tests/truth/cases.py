@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from .exact import quadratic_radius, relu_radius
 from .grid import grid_radii
@@ -14,6 +16,7 @@ from .networks import Quadratic, Tanh, Waves, balanced, draws, relu_network
 
 # Layer sizes: inputs, hidden units, classes.
 RELU = [(2, 8, 2), (3, 12, 4), (2, 6, 6, 3), (4, 12, 3), (4, 6, 6, 4), (6, 8, 5, 2)]
+TWO_CLASSES = [(2, 8, 2), (4, 6, 6, 2), (6, 8, 5, 2)]
 # Inputs and classes.
 QUADRATIC = [(2, 2), (5, 3), (20, 2), (20, 10)]
 # Kind and frequency of the generator, image dimension, classes.
@@ -53,9 +56,9 @@ class Latents(NamedTuple):
     in_distribution: np.ndarray
 
 
-def relu_points(seed: int, rows: int, bounds=None):
+def relu_points(seed: int, rows: int, bounds=None, networks=RELU):
     """`rows` points of a network of each of the sizes: normal ones, uniform in a box."""
-    for number, sizes in enumerate(RELU):
+    for number, sizes in enumerate(networks):
         network, random = relu_network(sizes, seed + number), draws(seed + 100 + number)
         x = torch.randn(rows, sizes[0], generator=random, dtype=torch.float64)
         if bounds:
@@ -89,3 +92,21 @@ def smooth_latents(seed: int, rows: int, latent_dim: int):
         latent, in_distribution = grid_radii(generator, classifier, z, REACH, cells)[:2]
         name = f"{kind} {scale}, {latent_dim} to {pixels}, K = {classes}"
         yield Latents(name, generator, classifier, z, latent, in_distribution)
+
+
+# What leaves the exact radii as they are.
+CHANGES = {
+    "plain": lambda logits: logits,
+    "+ 1e4": lambda logits: logits + 1e4,
+    "- 1e4": lambda logits: logits - 1e4,
+    "padded with -1e9": lambda logits: nn.functional.pad(logits, (0, 20), value=-1e9),
+    "padded with -inf": lambda logits: nn.functional.pad(logits, (0, 20), value=-torch.inf),
+    "* 1e6": lambda logits: logits * 1e6,
+    "* 1e-6": lambda logits: logits * 1e-6,
+}
+
+
+def changed(case: Points, change: str, dtype) -> Points:
+    """The same points of the same network in another dtype, its logits changed."""
+    network = copy.deepcopy(case.classifier).to(dtype)
+    return case._replace(classifier=lambda x: CHANGES[change](network(x)), x=case.x.to(dtype))
