@@ -69,7 +69,7 @@ class Tf32(nn.Module):
     """A network whose products round their factors to 10 bits, as cuDNN's convolutions do by default on a GPU.
 
     A batch of one takes another kernel, in full precision; in other batches the rounding hangs on the size and on the
-    row's place. With `switch` it heeds PyTorch's flag.
+    row's place. With `switch` it heeds PyTorch's flag for convolutions.
     """
 
     def __init__(self, network: nn.Sequential, switch: bool = False):
@@ -78,7 +78,7 @@ class Tf32(nn.Module):
         self.eval()
 
     def forward(self, x):
-        exact = len(x) == 1 or (self.switch and not torch.backends.cudnn.allow_tf32)
+        exact = len(x) == 1 or (self.switch and torch.backends.cudnn.conv.fp32_precision != "tf32")
         place = (torch.arange(len(x), device=x.device) + len(x)) % 5
         for layer in self.network:
             if not exact and isinstance(layer, (nn.Linear, nn.Conv2d)):
@@ -102,13 +102,8 @@ class Alone(nn.Module):
         return self.network(rounded(x, 8) if len(x) == 1 else x)
 
 
-class Autocast(nn.Module):
+class Autocast(Alone):
     """A network that computes in bfloat16 and answers in float32, as much deployed code does."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.eval()
 
     def forward(self, x):
         with torch.autocast("cpu", torch.bfloat16):
@@ -147,6 +142,13 @@ class Noisy(nn.Module):
         return self.network(x + self.sigma * torch.randn_like(x))
 
 
+class NoisyByPlace(Noisy):
+    """The same noise at every call, but every place in the batch has its own."""
+
+    def forward(self, x):
+        return self.network(x + self.sigma * torch.randn(x.shape, generator=draws(9)).to(x))
+
+
 class Centred(nn.Module):
     """A network that takes the mean of its batch from every row: deterministic, but no row is classified by itself."""
 
@@ -156,7 +158,7 @@ class Centred(nn.Module):
         self.eval()
 
     def forward(self, x):
-        return self.network(x - 0.5 * (x.mean(0) - x.mean(0).detach().round()))
+        return self.network(x - 0.5 * x.mean(0))
 
 
 # Habits of memory.

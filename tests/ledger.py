@@ -1,4 +1,4 @@
-"""What a call costs: bytes alive, moments at which a GPU would have to wait, passes through the model."""
+"""What a call costs: bytes alive at any one time, and moments at which a GPU's host would have to wait or to copy."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Ledger(TorchDispatchMode):
-    """Counts what a GPU would have to wait for, `waits`, and the bytes that are alive at any one time, `peak`."""
+class _Memory(TorchDispatchMode):
+    """Follows every storage from the operation that makes it to its end."""
 
     def __init__(self):
         super().__init__()
-        self.waits, self.alive, self.peak, self._seen = 0, 0, 0, set()
+        self.alive, self.peak, self._seen = 0, 0, set()
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        name = function.overloadpacket.__name__
-        masked = name.startswith("index") and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in _indices(arguments)
-        )
-        self.waits += masked or name in _WAITING
         out = function(*arguments, **(keywords or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
@@ -41,25 +36,43 @@ class Ledger(TorchDispatchMode):
         self.alive -= size
 
 
-_WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "item", "masked_select", "_unique2", "unique_dim"}
+def peak(call) -> int:
+    """The most bytes that are alive at any one time of what `call` makes."""
+    with _Memory() as memory:
+        call()
+    return memory.peak
 
 
-def _indices(arguments):
-    return arguments[1] if len(arguments) > 1 and isinstance(arguments[1], (list, tuple)) else ()
+# A number asked for by Python; a shape that hangs on values; numbers drawn or written down on the host.
+_WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "randn", "rand", "lift_fresh"}
+
+
+class _Waits(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.overloadpacket.__name__
+        # A mask as an index has a shape that hangs on values, too.
+        index = arguments[1] if name.startswith("index") and isinstance(arguments[1], (list, tuple)) else ()
+        masked = any(part is not None and part.dtype in (torch.bool, torch.uint8) for part in index)
+        self.count += masked or name in _WAITING
+        return function(*arguments, **(keywords or {}))
 
 
 def host_waits(call) -> int:
-    """How often `call` would make a GPU's host wait: what the dispatcher sees, and copies to Python and NumPy."""
-    with Ledger() as ledger, pytest.MonkeyPatch.context() as patch:
+    """How often `call` would make a GPU's host wait or copy: what the dispatcher sees, and the ways to NumPy."""
+    with _Waits() as waits, pytest.MonkeyPatch.context() as patch:
         for name in ("tolist", "numpy", "cpu", "__array__"):
-            patch.setattr(torch.Tensor, name, _counted(ledger, getattr(torch.Tensor, name)))
+            patch.setattr(torch.Tensor, name, _counted(waits, getattr(torch.Tensor, name)))
         call()
-    return ledger.waits
+    return waits.count
 
 
-def _counted(ledger: Ledger, method):
+def _counted(waits: _Waits, method):
     def counted(self, *arguments, **keywords):
-        ledger.waits += 1
+        waits.count += 1
         return method(self, *arguments, **keywords)
 
     return counted

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import pytest
 import torch
 from foreign import digits, draws, latents, seeded, small_classifier, small_generator
-from ledger import Ledger, host_waits
+from ledger import host_waits, peak
 from torch import nn
 
 from benchmarks.measure import Counted
 from companion import robustness
-from companion.attacks import deepfool, fgsm, minimal_l2
+from companion.attacks import deepfool, minimal_l2
 from companion.models.architectures import dcgan_generator
 from companion.projection import ProjectedClassifier
 from companion.robustness import in_distribution_radius, latent_radius, radii, unconstrained_radius
@@ -41,7 +40,7 @@ CONDITION = torch.tensor([0, 1, 2, 2, 1, 0, 1])
 
 
 def conditional():
-    return seeded(Conditional(), 1.2).requires_grad_(False)
+    return seeded(Conditional(), 1.2).requires_grad_(False).double()
 
 
 def bound(generator, labels):
@@ -71,17 +70,19 @@ CONDITIONED = {
 
 @pytest.mark.parametrize("call", CONDITIONED)
 def test_labels_bound_for_n_rows_give_what_every_row_gives_alone(call):
-    generator, classifier, z = conditional(), small_classifier(), latents(7, 4)
+    generator, classifier, z = conditional(), small_classifier().double(), latents(7, 4, torch.float64)
     found = CONDITIONED[call](bound(generator, CONDITION), classifier, z)
     rows = [CONDITIONED[call](one_label(generator, k), classifier, z[i : i + 1]) for i, k in enumerate(CONDITION)]
+    # A modulus has random starts, which are others for a row alone.
+    close = dict(rtol=0.05, atol=0) if call == "local_modulus" else dict(rtol=1e-3, atol=1e-4)
     for mine, theirs in zip(found, zip(*rows, strict=True), strict=True):
-        torch.testing.assert_close(mine, torch.cat(theirs), rtol=0.01, atol=1e-4)
+        torch.testing.assert_close(mine, torch.cat(theirs), **close)
 
 
 @pytest.mark.parametrize("call", CONDITIONED)
 def test_labels_by_position_are_right_or_refused(call):
     """`labels[: len(z)]` is right for the whole batch alone; for a part of it, it is silently another generator."""
-    generator, classifier, z = conditional(), small_classifier(), latents(7, 4)
+    generator, classifier, z = conditional(), small_classifier().double(), latents(7, 4, torch.float64)
     by_position = lambda z: generator(z, CONDITION.repeat(1 + len(z) // 7)[: len(z)])  # noqa: E731
     by_position.latent_dim = 4
     try:
@@ -91,7 +92,7 @@ def test_labels_by_position_are_right_or_refused(call):
         return
     expected = CONDITIONED[call](bound(generator, CONDITION), classifier, z)
     for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0.01, atol=1e-4)
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 # Memory that runs out, and calls that are interrupted.
@@ -105,7 +106,7 @@ EXHAUSTED = {
 CHUNKED = {
     "latent_radius": lambda g, f, z: latent_radius(g, f, z, steps=10),
     "in_distribution_radius": lambda g, f, z: in_distribution_radius(g, f, z, steps=10, metric_steps=4),
-    "unconstrained_radius": lambda g, f, z: unconstrained_radius(f, small_generator().to(z)(z), steps=10),
+    "unconstrained_radius": lambda g, f, z: unconstrained_radius(f, small_generator().to(z)(z).detach(), steps=10),
     "lipschitz_at exact": lambda g, f, z: lipschitz_at(g, z, method="exact"),
     "lipschitz_at lanczos": lambda g, f, z: lipschitz_at(g, z, method="lanczos"),
     "local_modulus": lambda g, f, z: local_modulus(g, z, [0.1], steps=2, restarts=2),
@@ -117,7 +118,7 @@ class Hungry(nn.Module):
 
     latent_dim = 4
 
-    def __init__(self, network, error, rows=9):
+    def __init__(self, network, error, rows=24):
         super().__init__()
         self.network, self.error, self.rows = network, error, rows
         self.eval()
@@ -132,7 +133,7 @@ class Hungry(nn.Module):
 @pytest.mark.parametrize("call", CHUNKED)
 def test_memory_that_runs_out_halves_the_chunk_and_loses_nothing(call, kind):
     generator, classifier = small_generator().double(), small_classifier().double()
-    z = latents(20, 4, torch.float64)
+    z = latents(40, 4, torch.float64)
     found = CHUNKED[call](*(Hungry(model, EXHAUSTED[kind]) for model in (generator, classifier)), z)
     torch.testing.assert_close(found, CHUNKED[call](generator, classifier, z), rtol=1e-6, atol=1e-6)
 
@@ -149,7 +150,7 @@ def test_other_errors_and_a_single_row_that_does_not_fit_are_passed_on(call, err
 class Counting(nn.Module):
     """A model that counts its calls, and at one of them meets Ctrl-C."""
 
-    def __init__(self, network, last=math.inf):
+    def __init__(self, network, last=None):
         super().__init__()
         self.network, self.last, self.calls = network, last, 0
         self.eval()
@@ -208,134 +209,57 @@ def test_radii_that_are_interrupted_are_radii(share):
     assert any(not radius.isnan().all() for radius in found[:3])
 
 
-# Errors that name row, argument, value and rule.
-
-
-def spoiled(tensor, row, value):
-    tensor = tensor.clone()
-    tensor[row].view(-1)[1 if tensor.ndim > 1 else 0] = value
-    return tensor
-
-
-def undefined_at_nine(x):
-    return small_classifier()(x) + torch.where(x[:, 0, 0, 1:2] == 9, math.nan, 0.0)
-
-
-class Spoiling(nn.Module):
-    latent_dim = 4
-
-    def __init__(self):
-        super().__init__()
-        self.network = small_generator()
-        self.eval()
-
-    def forward(self, z):
-        return self.network(z) / (z[:, 1] != 9).float().view(-1, 1, 1, 1)
-
-
-X = torch.rand(6, 1, 6, 6, generator=draws(7))
-Y = torch.zeros(6, dtype=torch.long)
-BAD = {
-    "outside of the box": (
-        lambda: unconstrained_radius(small_classifier(), spoiled(X, 3, 1 + 1e-7), bounds=(0, 1)),
-        r"(?s)bounds.*x.*row 3.*1\.0000001",
-    ),
-    "outside of the box, attack": (
-        lambda: minimal_l2(small_classifier(), spoiled(X, 4, -2e-9), Y, bounds=(0, 1)),
-        r"(?s)bounds.*x.*row 4.*-2e-0?9",
-    ),
-    "NaN in z": (
-        lambda: latent_radius(small_generator(), small_classifier(), spoiled(latents(5, 4), 2, math.nan)),
-        r"z .*NaN.*row 2",
-    ),
-    "infinite z": (
-        lambda: lipschitz_at(small_generator(), spoiled(latents(5, 4), 4, -math.inf)),
-        r"z .*finite.*row 4.*-inf",
-    ),
-    "NaN in x": (lambda: fgsm(small_classifier(), spoiled(X, 5, math.nan), Y, eps=0.1), r"x .*NaN.*row 5"),
-    "NaN in start": (
-        lambda: minimal_l2(small_classifier(), X, Y, start=spoiled(X, 1, math.nan)),
-        r"start .*NaN.*row 1",
-    ),
-    "label below": (lambda: minimal_l2(small_classifier(), X, spoiled(Y, 4, -1)), r"y .*row 4.*-1"),
-    "label above": (lambda: deepfool(small_classifier(), X, spoiled(Y, 2, 5)), r"y .*K = 5.*row 2.*5"),
-    "NaN logits": (lambda: unconstrained_radius(undefined_at_nine, spoiled(X, 3, 9.0)), r"classifier .*NaN.*row 3"),
-    "infinite image": (
-        lambda: local_modulus(Spoiling(), spoiled(latents(5, 4), 3, 9.0), [0.1]),
-        r"generator .*finite.*row 3",
-    ),
-    "several rows": (
-        lambda: latent_radius(
-            small_generator(), small_classifier(), spoiled(spoiled(latents(9, 4), 2, math.nan), 7, math.nan)
-        ),
-        r"(?s)z .*NaN.*2.*7",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_an_error_names_the_row_and_the_value(case):
-    call, message = BAD[case]
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
-@pytest.mark.parametrize("call", [lipschitz_at, functools.partial(local_modulus, t=[0.1, 0.2], steps=2)])
-def test_a_long_call_can_show_its_progress(call, capsys):
-    call(small_generator(), latents(20, 4), chunk_size=5)
-    assert capsys.readouterr() == ("", "")
-    call(small_generator(), latents(20, 4), chunk_size=5, progress=True)
-    assert "20/20" in capsys.readouterr().err
-
-
 # What a call costs.
 
 
-def peak(call) -> int:
-    with Ledger() as ledger:
-        call()
-    return ledger.peak
-
-
-def test_parameters_that_require_gradients_cost_no_memory():
-    generator = dcgan_generator(latent_dim=40, width=8).eval()
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_parameters_that_require_gradients_cost_no_memory(wrapped):
+    generator = seeded(dcgan_generator(latent_dim=40, width=8))
     classifier = seeded(nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 225, 10)))
+    models = given = generator, classifier
+    if wrapped:
+        given = (lambda z: generator(z)), (lambda x: classifier(x))
+        given[0].latent_dim = 40
     z = latents(8, 40)
-    measure = {
-        "in_distribution_radius": lambda g: in_distribution_radius(g, classifier, z, steps=5, metric_steps=3),
-        "lipschitz_at exact": lambda g: lipschitz_at(g, z, method="exact"),
-        "lipschitz_at lanczos": lambda g: lipschitz_at(g, z, method="lanczos", iterations=5, tolerance=1.0),
-        "local_modulus": lambda g: local_modulus(g, z, [0.1], steps=2),
-        "projection": lambda g: ProjectedClassifier(g, classifier, pool=16, steps=3)(g(z).detach()),
+    start, x = z.flip(0), generator(z).detach()
+    measures = {
+        "in_distribution_radius": lambda g, f: in_distribution_radius(g, f, z, start=start, metric_steps=1),
+        "unconstrained_radius": lambda g, f: unconstrained_radius(f, x, steps=6),
+        "lipschitz_at exact": lambda g, f: lipschitz_at(g, z, method="exact"),
+        "lipschitz_at lanczos": lambda g, f: lipschitz_at(g, z, method="lanczos", iterations=5, tolerance=1.0),
+        "local_modulus": lambda g, f: local_modulus(g, z, [0.1], steps=2),
+        "projection": lambda g, f: ProjectedClassifier(g, f, pool=16, steps=2)(x),
     }
-    hidden = lambda z: generator(z)  # noqa: E731
-    hidden.latent_dim = 40
-    for name, call in measure.items():
-        with_gradients, in_a_closure = peak(lambda: call(generator)), peak(lambda: call(hidden))  # noqa: B023
-        generator.requires_grad_(False)
-        frozen = peak(lambda: call(generator))  # noqa: B023
-        generator.requires_grad_(True)
-        assert with_gradients < 1.2 * frozen, name
-        assert in_a_closure < 2 * frozen, name
+    for name, measure in measures.items():
+        with_gradients = peak(lambda: measure(*given))  # noqa: B023
+        for model in models:
+            model.requires_grad_(False)
+        frozen = peak(lambda: measure(*given))  # noqa: B023
+        for model in models:
+            model.requires_grad_(True)
+        # What a function hides cannot be frozen for it; its Jacobians need no graph all the same.
+        assert with_gradients < (1.5 if wrapped else 1.2) * frozen, name
 
 
 @functools.cache
 def thousand():
-    """Images (n, 3, 4k, 4k) to a thousand classes."""
-    layers = nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4)
-    return seeded(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 1000)))
+    """Images (n, 3, k, k) to a thousand classes, at about 6 KB a pixel and row where gradients are wanted."""
+    layers = nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4)
+    return seeded(nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 1000))).requires_grad_(False)
 
 
-def test_a_thousand_classes_race_within_half_a_gigabyte():
-    x = torch.rand(8, 3, 128, 128, generator=draws(3))
-    assert peak(lambda: unconstrained_radius(thousand(), x, steps=40)) < 2**29
+def test_a_thousand_classes_race_in_no_more_memory_than_they_need():
+    """At most an eighth of a gigabyte for 8 images of 64 x 64: half a gigabyte where they have 128 x 128."""
+    x = torch.rand(8, 3, 64, 64, generator=draws(3))
+    assert peak(lambda: unconstrained_radius(thousand(), x, steps=24)) < 2**27
 
 
 def test_deepfool_does_not_ask_for_a_thousand_gradients():
-    x = torch.rand(8, 3, 64, 64, generator=draws(3))
-    counted = Counted(thousand())
-    assert peak(lambda: deepfool(counted, x, thousand()(x).argmax(1), steps=1)) < 2**27
-    assert counted.backward_rows < 8 * 100
+    x = torch.rand(4, 3, 32, 32, generator=draws(3))
+    counted, y = Counted(thousand()), thousand()(x).argmax(1)
+    every_gradient = 4 * 1000 * x[0].nbytes
+    assert peak(lambda: deepfool(counted, x, y, steps=1)) < every_gradient / 2
+    assert counted.backward_rows < 4 * 100
 
 
 def test_a_gpu_is_kept_busy():
