@@ -170,7 +170,7 @@ def guarded(name: str, model, x: Tensor, *, generates: bool = False, trusted: bo
             stack.enter_context(_frozen(call, x))
             _fit_memory(call, x)
             if not trusted and not _declared_random(model):
-                _refuse_random(call, x, generates)
+                _compare(call, x, generates)
         yield call, x
 
 
@@ -301,10 +301,19 @@ def _declared_random(model) -> bool:
     return getattr(model.classifier if isinstance(model, Composed) else model, "averages_draws", False)
 
 
-def _refuse_random(call: Guarded, x: Tensor, generates: bool) -> None:
+def _compare(call: Guarded, x: Tensor, generates: bool, count: int = _TRIED) -> None:
+    """`_refuse_random` on as many rows as there is memory for."""
+    try:
+        _refuse_random(call, _some(call, x, count), generates)
+    except (RuntimeError, MemoryError) as error:
+        if count == 1 or not out_of_memory(error):
+            raise
+        _compare(call, x, generates, count // 2)
+
+
+def _refuse_random(call: Guarded, some: Tensor, generates: bool) -> None:
     """Refuse a model that answers the same rows otherwise when asked again, or in another batch; note its rounding."""
-    some = _some(call, x, _TRIED)
-    with full_precision(x.device):
+    with full_precision(some.device):
         first, again = (check.generate if generates else check.classify)(call, some), call(some)
         if call.bound_to is None:
             back = some.flip(0)

@@ -337,7 +337,8 @@ class _Case:
             latent = _nearer(latent, self.latent(rows, latent[1]))
             if self.max_norm is None:
                 inside = _nearer(inside, (self._image_radius(z, y, latent[1], rows), latent[1]))
-        return latent, inside
+        reached = torch.where(inside[0].isfinite(), _length(inside[1] - z), torch.inf)
+        return _nearer(latent, (reached, inside[1])), inside
 
     def _image_radius(self, z: Tensor, y: Tensor, witness: Tensor, rows: Tensor) -> Tensor:
         length = _length(self.image(witness, rows) - self.image(z, rows))

@@ -11,7 +11,7 @@ from torch import Tensor
 from companion import _validation as check
 from companion._calls import Guarded, full_precision, guarded, working
 from companion.attacks.boundary import Boundary, Found, into_ball
-from companion.attacks.stages import explore, follow, opening, race, scatter
+from companion.attacks.stages import corner, explore, follow, opening, race, scatter
 
 # Up to so many dimensions points scattered over a ball see something of it.
 _FEW_DIMENSIONS = 32
@@ -131,24 +131,23 @@ def _stages(few_dimensions: bool, started: bool):
     yield race(4, (2, 2), (1, 1))
     if few_dimensions:
         yield scatter(16, 4, 2, seed=0)
-        yield follow(12)
+        yield corner(8)
+        for seed in (1, 2):
+            yield scatter(96, 12, 2, seed=seed)
+            yield corner(8)
+        yield scatter(32, 4, 2, seed=3)
     else:
         yield race(9, (3, 2), (1, 1))
         yield follow(8)
-    yield race(3, (3, 6), (1, 4))
-    if few_dimensions:
-        yield scatter(32, 6, 3, seed=1)
-        yield follow(10)
-        yield explore(20)
-    else:
+        yield race(3, (3, 6), (1, 4))
         yield explore(30)
         yield follow(18)
-    for seed in itertools.count(2):
-        if seed % 4 == 2:
+    for seed in itertools.count(4):
+        if seed % 4 == 0:
             yield race(9, (9, 4), (4, 6), (2, 5))
         if few_dimensions:
             yield scatter(48, 8, 3, seed=seed)
-            yield follow(8)
+            yield corner(8)
         yield explore(60, noise=0.5, seed=seed)
         yield follow(10)
 

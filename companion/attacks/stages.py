@@ -104,6 +104,42 @@ def follow(laps: int):
     return stage
 
 
+def corner(laps: int, memory: int = 3):
+    """From the best point: projections of the clean one on the last linearisations met, all of them at once.
+
+    The nearest point of a network of linear pieces often lies where some of them meet.
+    """
+
+    def stage(boundary: Boundary, found: Found, left: int) -> int:
+        point, clean = found.point, boundary.origin[:, None]
+        normals, missing = point.new_zeros(len(point), 0, point.shape[1]), point.new_zeros(len(point), 0)
+        for _ in range(min(laps, left)):
+            height, over, gradient, _ = boundary.gradient(point, boundary.every)
+            found.offer(point, over)
+            normal, level = linearised(height, gradient, point[:, None])
+            short = level - (normal * clean).sum(2)
+            normals = torch.cat([normals, normal], 1)[:, -memory:]
+            missing = torch.cat([missing, short + 2e-4 * short.abs()], 1)[:, -memory:]
+            moved = boundary.clip(boundary.origin + shortest(normals, missing.nan_to_num(0.0, 0.0, 0.0)))
+            point = torch.where(moved.isfinite().all(1, keepdim=True), moved, boundary.origin)
+        if laps <= left:
+            ray(boundary, found, point, 3)
+        return min(laps, left)
+
+    return stage
+
+
+def shortest(normals: Tensor, missing: Tensor, sweeps: int = 15) -> Tensor:
+    """The shortest moves (n, m) with ⟨normal_j, move⟩ ≥ missing_j for unit normals (n, s, m): ascent on the dual."""
+    gram, weight = normals @ normals.mT, torch.zeros_like(missing)
+    for j in list(range(missing.shape[1])) * sweeps:
+        short = missing[:, j] - (gram[:, j] * weight).sum(1)
+        weight = weight.index_copy(
+            1, torch.tensor([j], device=weight.device), (weight[:, j] + short).clamp(min=0)[:, None]
+        )
+    return (weight[:, None] @ normals)[:, 0]
+
+
 def explore(laps: int, *, noise: float = 0.0, seed: int = 0):
     """Normalised gradient steps on a sphere whose radius shrinks while the point is fooled and grows while it is not.
 
@@ -142,7 +178,7 @@ def scatter(count: int, keep: int, laps: int, *, seed: int):
             return left
         origin, every = boundary.origin, boundary.every
         shell = torch.arange(1, count + 1, dtype=origin.dtype, device=origin.device).remainder(8)
-        inside, beyond = ((shell + 1) / 8) ** (1 / min(origin.shape[1], 3)), 2 ** (shell - 1)
+        inside, beyond = torch.where(shell < 4, (shell + 1) / 5, 0.75 + shell / 32), 2 ** (shell - 1)
         # Without a fooled point yet, there is no ball: then farther and farther.
         share = torch.where(found.radius.isfinite()[:, None], inside, beyond) * found.reach()[:, None]
         points = boundary.clip(origin[:, None] + share[..., None] * directions(origin, count, seed))
