@@ -8,6 +8,7 @@ may be called with any number of points, each of which belongs to one of the n r
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -59,7 +60,8 @@ class Guarded:
         own = points.clone() if points.dtype == self.dtype else points.to(self.dtype)
         out = torch.func.functional_call(self.model, self._copies, own) if self._copies else self.model(own)
         if not isinstance(out, Tensor):
-            raise ValueError(f"{self.name} must return a tensor, got {type(out).__name__}")
+            # The checks say so, in the words of a generator or of a classifier.
+            return out
         return out.clone() if out.dtype == points.dtype else out.to(points.dtype)
 
     def of(self, points: Tensor, rows: Tensor) -> Tensor:
@@ -231,7 +233,7 @@ def _dtype(model, x: Tensor) -> torch.dtype:
             try:
                 model(some.to(kind, copy=True))
                 return kind
-            except Exception as error:
+            except (RuntimeError, TypeError, ValueError) as error:
                 refused = str(error).lower()
         # What is not about precision is met again by the checks that follow.
         if not any(word in refused for word in ("dtype", "scalar type", "input type", "data type")):
@@ -243,7 +245,7 @@ def _try(call: Guarded, x: Tensor, expect) -> None:
     """Ask the model about one row; where that fails, or gives another number of rows, about all n it is bound to."""
     try:
         alone = len(call(x[:1])) == 1
-    except Exception as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         if len(x) == 1 or out_of_memory(error):
             raise
         alone = False
@@ -272,7 +274,7 @@ def _frozen(call: Guarded, x: Tensor) -> Iterator[None]:
             leaves += [node.variable] if hasattr(node, "variable") else []
             nodes += [following for following, _ in node.next_functions]
     leaves += call.model.parameters() if isinstance(call.model, nn.Module) else []
-    leaves = [leaf for leaf in leaves if leaf.requires_grad]
+    leaves = [leaf for leaf in leaves if leaf.requires_grad and not leaf.is_inference()]
     try:
         for leaf in leaves:
             leaf.requires_grad_(False)
@@ -330,6 +332,7 @@ def _refuse_random(call: Guarded, some: Tensor, generates: bool) -> None:
     else:
         size = _gap(first, first).median()
         changed = [(_gap(one, one) - _gap(two, one)).abs().amax() for one, two in [(first, again), *pairs]]
+        _warn_of_probabilities(call.name, first)
     size, *changed = torch.stack([size, *changed]).double().nan_to_num().tolist()
     if changed[0] > max(_AGAIN, 4 * torch.finfo(call.dtype).eps) * size:
         raise ValueError(
@@ -342,6 +345,17 @@ def _refuse_random(call: Guarded, some: Tensor, generates: bool) -> None:
             f"Does it normalise over the batch? Call {call.name}.eval(), with running statistics"
         )
     call.rounding = 0.0 if generates else 2 * max(changed)
+
+
+def _warn_of_probabilities(name: str, logits: Tensor) -> None:
+    sums = logits.double().sum(1)
+    if len(logits) > 1 and bool(((logits >= 0).all() & ((sums - 1).abs() < 1e-3).all()).item()):
+        warnings.warn(
+            f"{name} seems to return probabilities, not logits: where they are near 0 and 1 they have hardly a gradient, "
+            "and radii come out too long; attack their logarithms, lambda x: f(x).log()",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def _gap(logits: Tensor, like: Tensor) -> Tensor:

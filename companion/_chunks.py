@@ -34,6 +34,11 @@ def size(chunk_size, row_bytes: int, device: torch.device) -> int:
     return int(min(max(free // max(row_bytes, 1), 1), _ROWS))
 
 
+def radius_alone(columns) -> Tensor:
+    """The first of the columns, of a caller who did not ask for the witnesses."""
+    return next(iter(columns))
+
+
 def in_chunks(search: Callable, unfinished: tuple[Tensor, ...], chunk: int, progress: bool, name: str, make=tuple):
     """`make` of the columns that `search` returns for the row numbers 0 … n − 1, `chunk` at a time.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ def tensor(name: str, value, *, minimum: float | None = None, finite: bool = Tru
     """`value` as a floating tensor, dtype and device kept; Python numbers and integers become float64."""
     try:
         # NumPy reads Python floats in double precision, where torch would take its default dtype.
-        result = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        result = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value), device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be a number, an array or a tensor, got {value!r}") from error
     if result.is_complex():
@@ -19,11 +21,11 @@ def tensor(name: str, value, *, minimum: float | None = None, finite: bool = Tru
     if not result.is_floating_point():
         result = result.to(torch.float64)
     if torch.isnan(result).any():
-        raise ValueError(f"{name} must not contain NaN, got {_show(result)}")
+        raise ValueError(f"{name} must not contain NaN, got {_where(result, torch.isnan(result))}")
     if finite and torch.isinf(result).any():
-        raise ValueError(f"{name} must be finite, got {_show(result)}")
+        raise ValueError(f"{name} must be finite, got {_where(result, torch.isinf(result))}")
     if minimum is not None and (result < minimum).any():
-        raise ValueError(f"{name} must be at least {minimum:g}, got {_show(result[result < minimum])}")
+        raise ValueError(f"{name} must be at least {minimum:g}, got {_where(result, result < minimum)}")
     return result
 
 
@@ -79,9 +81,14 @@ def latent_dim(generator) -> int:
     """The generator's `latent_dim`, after checking that it is callable and in evaluation mode."""
     network("generator", generator)
     dim = getattr(generator, "latent_dim", None)
-    if not isinstance(dim, int) or dim < 1:
+    try:
+        # What counts as an index is an integer, NumPy's kinds among them; True is none.
+        whole = operator.index(dim) if not isinstance(dim, bool) else 0
+    except TypeError:
+        whole = 0
+    if whole < 1:
         raise ValueError(f"generator must have a positive integer attribute latent_dim, got {dim!r}")
-    return dim
+    return whole
 
 
 def network(name: str, value) -> None:
@@ -107,7 +114,7 @@ def generate(generator, z: Tensor) -> Tensor:
         found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"generator must return shape ({z.shape[0]}, *image), got {found}")
     if not torch.isfinite(x).all():
-        raise ValueError("generator must return finite numbers, got NaN or infinity")
+        raise ValueError(f"generator must return finite numbers, got {_where(x, ~torch.isfinite(x))}")
     return x
 
 
@@ -118,7 +125,7 @@ def classify(classifier, x: Tensor, *rows: Tensor) -> Tensor:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"classifier must return logits of shape ({x.shape[0]}, K), K >= 2, got {found}")
     if torch.isnan(logits).any():
-        raise ValueError("classifier must return logits without NaN, got NaN")
+        raise ValueError(f"classifier must return logits without NaN, got {_where(logits, torch.isnan(logits))}")
     return logits
 
 
@@ -130,7 +137,7 @@ def labels(name: str, value, x: Tensor) -> Tensor:
             f"{name} must hold {x.shape[0]} integer labels, got shape {tuple(result.shape)} of {result.dtype}"
         )
     if (result < 0).any():
-        raise ValueError(f"{name} must hold labels of at least 0, got {_show(result[result < 0])}")
+        raise ValueError(f"{name} must hold labels of at least 0, got {_where(result, result < 0)}")
     return result.long()
 
 
@@ -145,8 +152,15 @@ def box(name: str, value, x: Tensor) -> tuple[float, float] | None:
     if not low < high:
         raise ValueError(f"{name} must satisfy low < high, got {value!r}")
     if x.numel() and (x.min() < low or x.max() > high):
-        raise ValueError(f"{name} = {value!r} must hold x, got x from {x.min():g} to {x.max():g}")
+        raise ValueError(f"{name} = {value!r} must hold x, got {_where(x, (x < low) | (x > high))}")
     return low, high
+
+
+def _where(value: Tensor, wrong: Tensor) -> str:
+    """The first wrong number of a tensor and the row it is in, for an error message."""
+    place = torch.nonzero(wrong)[0]
+    number = f"{value[tuple(place)].item():.9g}"
+    return number if value.numel() == 1 or not len(place) else f"{number} in row {int(place[0])}"
 
 
 def _show(value: Tensor) -> str:

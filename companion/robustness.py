@@ -24,7 +24,7 @@ from companion import _chunks
 from companion import _validation as check
 from companion._calls import Composed, Guarded, full_precision, guarded, working
 from companion._chunks import Interrupted as Interrupted
-from companion._chunks import in_chunks
+from companion._chunks import in_chunks, radius_alone
 from companion.attacks import pullback
 from companion.attacks.boundary import Boundary
 from companion.attacks.minimal import attack, settle
@@ -141,8 +141,8 @@ def latent_radius(
     """
     with _case(generator, classifier, z, steps) as case:
         unfinished = torch.full_like(case.z[:, 0], torch.nan), case.z
-        radius, witness = in_chunks(case.latent, unfinished, case.rows(chunk_size), progress, "latent radius")
-    return (radius, witness) if return_witness else radius
+        make = tuple if return_witness else radius_alone
+        return in_chunks(case.latent, unfinished, case.rows(chunk_size), progress, "latent radius", make)
 
 
 def in_distribution_radius(
@@ -193,9 +193,8 @@ def in_distribution_radius(
     options = dict(metric_steps=metric_steps, max_latent_norm=max_latent_norm, seed=seed, start=start)
     with _case(generator, classifier, z, steps, **options) as case:
         unfinished = torch.full_like(case.z[:, 0], torch.nan), case.z
-        rows = case.rows(chunk_size)
-        radius, witness = in_chunks(case.in_distribution, unfinished, rows, progress, "in-distribution radius")
-    return (radius, witness) if return_witness else radius
+        rows, make = case.rows(chunk_size), tuple if return_witness else radius_alone
+        return in_chunks(case.in_distribution, unfinished, rows, progress, "in-distribution radius", make)
 
 
 def unconstrained_radius(
@@ -245,8 +244,8 @@ def unconstrained_radius(
 
         chunk = _chunks.size(chunk_size, 32 * x[:1].nbytes, x.device)
         unfinished = torch.full_like(x.flatten(1)[:, 0], torch.nan), x
-        radius, witness = in_chunks(search, unfinished, chunk, progress, "unconstrained radius")
-    return (radius, witness) if return_witness else radius
+        make = tuple if return_witness else radius_alone
+        return in_chunks(search, unfinished, chunk, progress, "unconstrained radius", make)
 
 
 def _all_radii(case: _Case, call: Guarded, x: Tensor, steps: int, bounds, chunk_size, progress: bool) -> Radii:

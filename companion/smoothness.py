@@ -342,7 +342,10 @@ def _by_forward_mode(generator, z: Tensor) -> Tensor:
         # A copy: the generator may work in place.
         return jvp(lambda point: generator(point.clone()).flatten(1), (z,), (direction.expand_as(z),))[1]
 
-    return vmap(column, out_dims=2)(basis)
+    with warnings.catch_warnings():
+        # torch compiles some of its own formulas in a way that it deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return vmap(column, out_dims=2)(basis)
 
 
 def _by_double_reverse_mode(generator, z: Tensor) -> Tensor:

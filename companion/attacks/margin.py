@@ -78,5 +78,6 @@ def misclassified(classifier, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         logits = check.classify(classifier, x)
     if (y >= logits.shape[1]).any():
-        raise ValueError(f"y must hold labels below K = {logits.shape[1]}, got {int(y.max())}")
+        wrong = int(torch.nonzero(y >= logits.shape[1])[0])
+        raise ValueError(f"y must hold labels below K = {logits.shape[1]}, got {int(y[wrong])} in row {wrong}")
     return logits.argmax(1) != y

@@ -87,7 +87,8 @@ def checked(x, y, bounds, steps, start, metric):
 def check_labels(call: Guarded, x: Tensor, y: Tensor) -> None:
     classes = call.of(x[:1], torch.zeros_like(y[:1])).shape[1]
     if (y >= classes).any():
-        raise ValueError(f"y must hold labels below K = {classes}, got {int(y.max())}")
+        wrong = int(torch.nonzero(y >= classes)[0])
+        raise ValueError(f"y must hold labels below K = {classes}, got {int(y[wrong])} in row {wrong}")
 
 
 def attack(
