@@ -61,7 +61,7 @@ def test_arrays_take_the_networks_dtype(kind, wrapped):
         generator.latent_dim = 4
     labels = y.tolist() if kind == "lists" else y[::-1].copy()[::-1]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         found = asked(generator, classifier, ARRAYS[kind](WHOLE_Z), ARRAYS[kind](WHOLE_X), labels)
     same(found, as_tensors())
 
@@ -72,7 +72,7 @@ def test_read_only_arrays_are_read_and_nothing_else():
     for array in arrays:
         array.flags.writeable = False
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         same(asked(generator, classifier, *arrays), reference)
     same([torch.tensor(array) for array in arrays], [Z, X, Y])
 

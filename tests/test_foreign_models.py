@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from foreign import (
-    WITHOUT_FORWARD_MODE,
+    Energy,
     Generator,
     InPlace,
     InPlaceReLU,
@@ -16,9 +16,9 @@ from foreign import (
     latents,
     seeded,
     small_classifier,
-    twins,
 )
 from foreign_calls import ATTACKS, CALLS, MEASURES, SHORT, SLOPES, X, Y, Z, expected, frozen, pair, same
+from foreign_twins import WITHOUT_FORWARD_MODE, twins
 from torch import nn
 
 from companion.attacks import logit_ensemble, minimal_l2
@@ -27,8 +27,8 @@ from companion.projection import ProjectedClassifier
 from companion.robustness import compose, in_distribution_radius, unconstrained_radius
 from companion.smoothness import Lipschitz, lipschitz_at, local_modulus
 
-# In float32 two ways to the same point end a few roundings apart, and a local search may make more of it.
-LOOSE = dict(rtol=0.02, atol=2e-3)
+# Two ways to the same point end a few roundings apart, and a local search may make more of it: hence double precision.
+DOUBLE, CLOSE = torch.float64, dict(rtol=1e-4, atol=1e-7)
 
 # Nothing of the caller's is touched.
 
@@ -36,11 +36,11 @@ LOOSE = dict(rtol=0.02, atol=2e-3)
 @pytest.mark.parametrize("habit", [InPlace, InPlaceReLU])
 @pytest.mark.parametrize("call", CALLS)
 def test_models_that_work_in_place(call, habit):
-    double, z = torch.float64, Z.double()
-    mine, theirs = ([habit(model) for model in frozen(double)] for _ in range(2))
+    z = Z.double()
+    mine, theirs = ([habit(model) for model in frozen(DOUBLE)] for _ in range(2))
     for model in theirs:
         model.forward = model.twin
-    same(CALLS[call](*mine, z), CALLS[call](*theirs, z), rtol=1e-6, atol=1e-8)
+    same(CALLS[call](*mine, z), CALLS[call](*theirs, z), **CLOSE)
     assert torch.equal(z, Z.double())
 
 
@@ -60,23 +60,43 @@ def test_what_is_handed_in_is_not_written_to(habit):
 
 @pytest.mark.parametrize("call", CALLS)
 def test_models_that_reuse_their_output(call):
-    models = [Reused(model) for model in frozen(torch.float64)]
-    same(CALLS[call](*models, Z.double()), expected(call, torch.float64), rtol=1e-6, atol=1e-8)
+    models = [Reused(model) for model in frozen(DOUBLE)]
+    same(CALLS[call](*models, Z.double()), expected(call, DOUBLE), **CLOSE)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize("call", [*MEASURES, *ATTACKS])
+def test_classifiers_that_take_gradients_themselves(call, mode):
+    generator, classifier = frozen(DOUBLE)
+    energy = Energy(classifier)
+    with mode():
+        found = CALLS[call](generator, energy, Z.double())
+    same(found, CALLS[call](generator, energy.twin, Z.double()), **CLOSE)
+
+
+@pytest.mark.parametrize("call", MEASURES)
+def test_images_without_memory_of_their_own(call):
+    """Grey images as three equal channels: all of them the same memory, which nothing may be written to."""
+    generator, classifier = frozen(DOUBLE)
+    colour = seeded(nn.Sequential(nn.Flatten(), nn.Linear(108, 24), nn.Tanh(), nn.Linear(24, 5)), 3.0, 7).to(DOUBLE)
+    expanded, copied = (lambda z: generator(z).expand(-1, 3, -1, -1)), (lambda z: generator(z).repeat(1, 3, 1, 1))
+    expanded.latent_dim = copied.latent_dim = 4
+    same(*(CALLS[call](g, lambda x: colour(x.expand(-1, 3, -1, -1)), Z.double()) for g in (expanded, copied)), **CLOSE)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("call", CALLS)
 def test_parameters_that_require_gradients(call, wrapped):
-    models = given = generator, classifier = pair()
+    models = given = generator, classifier = pair(DOUBLE)
     if wrapped:
         given = (lambda z: generator(z)), (lambda x: classifier(x))
         given[0].latent_dim = 4
     kept = {parameter: torch.ones_like(parameter) for model in models for parameter in model.parameters()}
     for parameter, gradient in kept.items():
         parameter.grad = gradient
-    z = Z.clone().requires_grad_()
+    z = Z.double().requires_grad_()
     found = CALLS[call](*given, z)
-    same(found, expected(call), **LOOSE)
+    same(found, expected(call, DOUBLE), **CLOSE)
     assert not any(tensor.requires_grad for tensor in found) and z.grad is None
     assert all(p.requires_grad and p.grad is g and bool((g == 1).all()) for p, g in kept.items())
 
@@ -116,25 +136,25 @@ def test_flags_of_parameters_survive_an_exception(call):
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 def test_inside_of_the_callers_modes(call, mode):
     with mode():
-        found = CALLS[call](*pair(), Z)
-    same(found, expected(call), **LOOSE)
+        found = CALLS[call](*pair(DOUBLE), Z.double())
+    same(found, expected(call, DOUBLE), **CLOSE)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_tensors_made_in_inference_mode(call):
     with torch.inference_mode():
-        models, z = pair(), Z.clone()
+        models, z = pair(DOUBLE), Z.double()
     assert z.is_inference() and models[0].body[0].weight.is_inference()
-    same(CALLS[call](*pair(), z), expected(call), **LOOSE)
-    same(CALLS[call](*models, Z), expected(call), **LOOSE)
+    same(CALLS[call](*pair(DOUBLE), z), expected(call, DOUBLE), **CLOSE)
+    same(CALLS[call](*models, Z.double()), expected(call, DOUBLE), **CLOSE)
     with torch.inference_mode():
-        same(CALLS[call](*models, z), expected(call), **LOOSE)
+        same(CALLS[call](*models, z), expected(call, DOUBLE), **CLOSE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("call", CALLS)
 def test_half_precision(call, dtype):
-    found, reference = CALLS[call](*frozen(dtype), Z.to(dtype)), expected(call, torch.float64)
+    found, reference = CALLS[call](*frozen(dtype), Z.to(dtype)), expected(call, DOUBLE)
     for mine, theirs in zip(found, reference, strict=True):
         assert mine.dtype == dtype and mine.isfinite().all() and mine.shape == theirs.shape
     if call in (*MEASURES, *SLOPES):
@@ -144,11 +164,11 @@ def test_half_precision(call, dtype):
 @pytest.mark.parametrize("call", [*MEASURES, *SLOPES, "deepfool"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_traced_models(call):
-    generator, classifier = frozen(torch.float64)
+    generator, classifier = frozen(DOUBLE)
     traced = torch.jit.trace(generator, Z.double()), torch.jit.trace(classifier, X.double())
     given = lambda z: traced[0](z)  # noqa: E731
     given.latent_dim = 4
-    same(CALLS[call](given, traced[1], Z.double()), expected(call, torch.float64), rtol=1e-5, atol=1e-7)
+    same(CALLS[call](given, traced[1], Z.double()), expected(call, DOUBLE), **CLOSE)
 
 
 # Derivatives: none forward, none at all.
