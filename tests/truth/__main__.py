@@ -97,7 +97,7 @@ def variants(seed: int, rows: int) -> None:
         for name in CHANGES:
             found = np.concatenate([attacked(changed(case, name, dtype), 100) for case in cases])
             row(f"relu, {str(dtype)[6:]}, {name}", found, exact)
-    for case in quadratic_points(seed, rows, [(20, 1000)]):
+    for case in quadratic_points(seed, rows, [(8, 1000)]):
         for steps in (30, 100, 300):
             row(f"quadratic, {case.name}, minimal_l2 {steps}", attacked(case, steps), case.exact)
 
