@@ -241,13 +241,14 @@ def test_radii_of_smooth_generators_are_seldom_and_little_too_long(name, latent_
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_no_in_distribution_witness_is_a_nearer_latent_witness(latent_dim):
     for case, result in zip(latents(latent_dim), found(latent_dim), strict=True):
+        # A search ends within 1e-6 of where it would.
         length = (result.in_distribution_witness - case.z).norm(dim=1)
         known = result.in_distribution.isfinite()
-        assert (result.latent <= length * (1 + 1e-9))[known].all()
+        assert (result.latent <= length * (1 + 1e-6))[known].all()
         moved = (case.generator(result.latent_witness) - case.generator(case.z)).flatten(1).norm(dim=1)
         inside = result.latent_witness.norm(dim=1) <= REACH
-        assert (result.in_distribution <= moved * (1 + 1e-9))[inside].all()
-        assert (result.unconstrained <= result.in_distribution * (1 + 1e-9)).all()
+        assert (result.in_distribution <= moved * (1 + 1e-6))[inside].all()
+        assert (result.unconstrained <= result.in_distribution * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("family", POINTS)
