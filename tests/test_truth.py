@@ -167,9 +167,9 @@ def test_a_finer_grid_finds_the_same(latent_dim):
 # The package against the truth
 
 POINTS = {
-    "relu": lambda: relu_points(SEEN, 50),
-    "box": lambda: relu_points(SEEN + 20, 50, (0.0, 1.0)),
-    "two classes": lambda: relu_points(SEEN + 40, 100, networks=TWO_CLASSES),
+    "relu": lambda: relu_points(SEEN, 25),
+    "box": lambda: relu_points(SEEN + 20, 25, (0.0, 1.0)),
+    "two classes": lambda: relu_points(SEEN + 40, 25, networks=TWO_CLASSES),
     "quadratic": lambda: quadratic_points(SEEN, 75),
 }
 
@@ -181,7 +181,7 @@ def points(family: str):
 
 @functools.cache
 def latents(latent_dim: int):
-    return list(smooth_latents(SEEN, 40, latent_dim))
+    return list(smooth_latents(SEEN, 20, latent_dim))
 
 
 @pytest.mark.parametrize("family", POINTS)

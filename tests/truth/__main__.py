@@ -138,7 +138,7 @@ def counterexamples() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=40, help="rows of each network")
+    parser.add_argument("--rows", type=int, default=20, help="rows of each network")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 30, 100, 300])
     parser.add_argument("--only", choices=["relu", "box", "two", "quadratic", "d1", "d2", "named", "variants"])
     options = parser.parse_args()
