@@ -167,9 +167,9 @@ def test_a_finer_grid_finds_the_same(latent_dim):
 # The package against the truth
 
 POINTS = {
-    "relu": lambda: relu_points(SEEN, 50),
-    "box": lambda: relu_points(SEEN + 20, 50, (0.0, 1.0)),
-    "two classes": lambda: relu_points(SEEN + 40, 100, networks=TWO_CLASSES),
+    "relu": lambda: relu_points(SEEN, 25),
+    "box": lambda: relu_points(SEEN + 20, 25, (0.0, 1.0)),
+    "two classes": lambda: relu_points(SEEN + 40, 25, networks=TWO_CLASSES),
     "quadratic": lambda: quadratic_points(SEEN, 75),
 }
 
@@ -181,7 +181,7 @@ def points(family: str):
 
 @functools.cache
 def latents(latent_dim: int):
-    return list(smooth_latents(SEEN, 40, latent_dim))
+    return list(smooth_latents(SEEN, 20, latent_dim))
 
 
 @pytest.mark.parametrize("family", POINTS)
@@ -211,7 +211,7 @@ def test_other_logits_of_the_same_network_have_the_same_radii(change, dtype):
 
 
 def test_a_thousand_classes():
-    for case in quadratic_points(SEEN, 300, [(20, 1000)]):
+    for case in quadratic_points(SEEN, 300, [(8, 1000)]):
         ratio = unconstrained_radius(case.classifier, case.x).numpy() / case.exact
         assert ratio.min() > 1 - 1e-9 and np.isfinite(ratio).all()
         assert (ratio < 1.01).mean() >= 0.98
@@ -241,13 +241,14 @@ def test_radii_of_smooth_generators_are_seldom_and_little_too_long(name, latent_
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_no_in_distribution_witness_is_a_nearer_latent_witness(latent_dim):
     for case, result in zip(latents(latent_dim), found(latent_dim), strict=True):
+        # A search ends within 1e-6 of where it would.
         length = (result.in_distribution_witness - case.z).norm(dim=1)
         known = result.in_distribution.isfinite()
-        assert (result.latent <= length * (1 + 1e-9))[known].all()
+        assert (result.latent <= length * (1 + 1e-6))[known].all()
         moved = (case.generator(result.latent_witness) - case.generator(case.z)).flatten(1).norm(dim=1)
         inside = result.latent_witness.norm(dim=1) <= REACH
-        assert (result.in_distribution <= moved * (1 + 1e-9))[inside].all()
-        assert (result.unconstrained <= result.in_distribution * (1 + 1e-9)).all()
+        assert (result.in_distribution <= moved * (1 + 1e-6))[inside].all()
+        assert (result.unconstrained <= result.in_distribution * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("family", POINTS)

@@ -97,7 +97,7 @@ def variants(seed: int, rows: int) -> None:
         for name in CHANGES:
             found = np.concatenate([attacked(changed(case, name, dtype), 100) for case in cases])
             row(f"relu, {str(dtype)[6:]}, {name}", found, exact)
-    for case in quadratic_points(seed, rows, [(20, 1000)]):
+    for case in quadratic_points(seed, rows, [(8, 1000)]):
         for steps in (30, 100, 300):
             row(f"quadratic, {case.name}, minimal_l2 {steps}", attacked(case, steps), case.exact)
 
@@ -138,7 +138,7 @@ def counterexamples() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=40, help="rows of each network")
+    parser.add_argument("--rows", type=int, default=20, help="rows of each network")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 30, 100, 300])
     parser.add_argument("--only", choices=["relu", "box", "two", "quadratic", "d1", "d2", "named", "variants"])
     options = parser.parse_args()

@@ -14,13 +14,13 @@ from .exact import quadratic_radius, relu_radius
 from .grid import grid_radii
 from .networks import Quadratic, Tanh, Waves, balanced, draws, relu_network
 
-# Layer sizes: inputs, hidden units, classes.
-RELU = [(2, 8, 2), (3, 12, 4), (2, 6, 6, 3), (4, 12, 3), (4, 6, 6, 4), (6, 8, 5, 2)]
-TWO_CLASSES = [(2, 8, 2), (4, 6, 6, 2), (6, 8, 5, 2)]
+# Layer sizes: inputs, hidden units, classes. What comes again comes with another seed.
+RELU = 2 * [(2, 8, 2), (3, 12, 4), (2, 6, 6, 3), (4, 12, 3), (4, 6, 6, 4), (6, 8, 5, 2)]
+TWO_CLASSES = 4 * [(2, 8, 2), (4, 6, 6, 2), (6, 8, 5, 2)]
 # Inputs and classes.
 QUADRATIC = [(2, 2), (5, 3), (20, 2), (20, 10)]
 # Kind and frequency of the generator, image dimension, classes.
-SMOOTH = [
+SMOOTH = 2 * [
     ("waves", 0.7, 2, 2),
     ("waves", 1.2, 2, 2),
     ("waves", 0.7, 4, 5),
