@@ -1,0 +1,139 @@
+"""Whether a device computes what float64 on the CPU computes: `python -m companion check --device cuda` prints it.
+
+Digits networks that come with the package are asked for every bound, derivative, attack, radius and defence. Inputs are
+numbers that float32 holds exactly, so that both precisions get the same ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from companion.check import cases
+
+# What two right computations may differ by, in float64 and in float32.
+# Formulas promise 1e-10, and most work in float64 inside; float32 rounds inputs and results (6e-8), which a bound
+# multiplies by at most some ten, and the exact radii add up to 16 products of such numbers.
+FORMULA = {torch.float64: 1e-10, torch.float32: 1e-5}
+# Matrix products add up to 256 numbers in another order: 256 roundings in each of four layers, at 1e-16 and at 6e-8.
+NETWORK = {torch.float64: 1e-10, torch.float32: 1e-4}
+# cuDNN convolutions compute with 10 bits (TF32) unless told otherwise, 1e-3, and what is no search leaves them to it.
+CONVOLUTION = {torch.float64: 1e-10, torch.float32: 5e-3}
+# A search takes another path when two candidates are equal but for rounding, and a sign may turn where the gradient is
+# nearly zero: a row may differ, half of the rows may not. Less than a hundredth changes no quantile in the book.
+SEARCH = {torch.float64: 1e-2, torch.float32: 1e-2}
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        name: precision and function, or the promise that was put to the test.
+        difference: from float64 on the CPU, relative; of a promise, the share of rows that break it, or a count.
+        tolerance: the largest difference that is right.
+        seconds: how long the device took.
+        error: what was raised, "" if nothing.
+    """
+
+    name: str
+    difference: float
+    tolerance: float
+    seconds: float
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.error and self.difference <= self.tolerance
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """The device, if this PyTorch can compute in float64 on it.
+
+    Raises:
+        ValueError: if not, with PyTorch's reason.
+    """
+    try:
+        if torch.ones(2, dtype=torch.float64, device=device).sum().item() == 2:
+            return torch.device(device)
+        reason = "1 + 1 is not 2 there"
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+    raise ValueError(f"device must be one that this PyTorch computes in float64 on, got {str(device)!r}: {reason}")
+
+
+def run(device: str | torch.device = "cpu", *, samples: int = 16) -> Iterator[Row]:
+    """The rows of the table, each as soon as it is measured: about a minute on one CPU core.
+
+    On the CPU itself float64 is the reference, and only float32 is compared with it.
+
+    Args:
+        device: such as "cuda".
+        samples: points, at least 4.
+
+    Raises:
+        ValueError: if the device cannot be used.
+    """
+    device = usable(device)
+    reference = cases.Place(torch.float64, torch.device("cpu"), samples)
+    for dtype in (torch.float32,) if device.type == "cpu" else (torch.float64, torch.float32):
+        here = cases.Place(dtype, device, samples)
+        for group, difference, tolerance in (
+            (cases.formulas, _largest, FORMULA),
+            (cases.networks, _largest, NETWORK),
+            (cases.convolutions, _largest, CONVOLUTION),
+            (cases.searches, _typical, SEARCH),
+        ):
+            expected = group(reference)
+            for name, call in group(here).items():
+                yield _compared(f"{here} {name}", call, expected[name], difference, tolerance[dtype], device)
+        for name, (call, allowed) in cases.promises(here).items():
+            yield _measured(f"{here} {name}", call, float, allowed)
+
+
+def _compared(name: str, call, expected, difference, tolerance: float, device: torch.device) -> Row:
+    def against(result) -> float:
+        found = _tensors(result)
+        away = {part.device.type for part in found} - {device.type}
+        if away:
+            raise ValueError(f"the result is on {away.pop()}, not on {device.type}")
+        pairs = zip(found, _tensors(expected()), strict=True)
+        return max(difference(one.detach().cpu().double(), two.detach().double()) for one, two in pairs)
+
+    return _measured(name, call, against, tolerance)
+
+
+def _measured(name: str, call: Callable, judge: Callable, tolerance: float) -> Row:
+    start, seconds = time.perf_counter(), float("nan")
+    try:
+        result = call()
+        for part in _tensors(result):
+            part.cpu()  # waits for the device
+        seconds = time.perf_counter() - start
+        return Row(name, judge(result), tolerance, seconds)
+    except Exception as error:  # whatever a new device raises is what the table is there to tell
+        return Row(name, float("nan"), tolerance, seconds, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _tensors(result) -> list[Tensor]:
+    parts = result if isinstance(result, (tuple, list)) else [result]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
+def _largest(one: Tensor, two: Tensor) -> float:
+    """The largest difference of two entries, as a share of the largest entry; `inf` where only one is infinite."""
+    if not torch.equal(one.isfinite(), two.isfinite()):
+        return float("inf")
+    return ((one - two)[two.isfinite()].abs().max() / two[two.isfinite()].abs().max()).item()
+
+
+def _typical(one: Tensor, two: Tensor) -> float:
+    """The median over rows of how long the difference is, as a share; `inf` where only one of them found anything."""
+    one, two = one.reshape(len(one), -1), two.reshape(len(two), -1)
+    if not torch.equal(one.isfinite(), two.isfinite()):
+        return float("inf")
+    one, two = one.nan_to_num(posinf=0), two.nan_to_num(posinf=0)
+    return ((one - two).norm(dim=1) / two.norm(dim=1).clamp(min=1e-300)).median().item()
