@@ -59,8 +59,9 @@ def formulas(at: Place) -> dict[str, Callable]:
         for part in (tightness.simplex_partition(8, 16), tightness.random_partition(4, 16))
     )
     # Laws are counted over the partition's own draws, which are others in another precision.
-    wide, half = tightness.simplex_partition(8, 16), len(at.x) // 2
+    wide = tightness.simplex_partition(8, 16)
     wide = tightness.LinearPartition(wide.weights.to(at.device), wide.biases.to(at.device))
+    first, second = at.x[: len(at.x) // 2 * 2].chunk(2)
     return {
         "vulnerable_fraction": lambda: vulnerability.vulnerable_fraction(eta, p, one),
         "balanced_vulnerable_fraction": lambda: vulnerability.balanced_vulnerable_fraction(eta, one),
@@ -82,14 +83,19 @@ def formulas(at: Place) -> dict[str, Callable]:
         "exact_joint_radius": lambda: transferability.exact_joint_radius(simplex, other, at.z),
         "expected_robustness": lambda: approximation.expected_robustness(one, at(0.25), p),
         "expected_in_distribution_radius": lambda: approximation.expected_in_distribution_radius(one, p),
-        "transport": lambda: approximation.transport(at.x[:half], at.x[half : 2 * half]),
+        "transport": lambda: approximation.transport(first, second),
+        "critic": lambda: approximation.critic(first, second, approximation.transport(first, second).partner)(at.x),
         "deviation": lambda: approximation.deviation(at(8.0), [100, 200]),
         "exact_latent_radius": lambda: tightness.exact_latent_radius(simplex, at.z),
         "class_probabilities": lambda: tightness.class_probabilities(wide, samples=20_000),
         "latent_law": lambda: tightness.latent_law(wide, t, samples=20_000),
+        "empirical_law": lambda: tightness.empirical_law(moduli[:, 0].contiguous(), t),
+        "balanced": lambda: tightness.balanced(wide, samples=2000).biases,
+        "balancing_biases": lambda: tightness.balancing_biases(at.z),
         "simplex_law": lambda: tightness.simplex_law(t, 8),
         "half_space_perimeter": lambda: tightness.half_space_perimeter(p),
         "perimeter": lambda: tightness.perimeter(wide, samples=1024),
+        "circle.class_probabilities": lambda: circle.class_probabilities(line),
         "circle.exact_radii": lambda: circle.exact_radii(line, angles),
         "circle.exact_projected_radius": lambda: circle.exact_projected_radius(line, angles),
         "circle.exact_law": lambda: circle.exact_law(line, eta),
@@ -124,8 +130,9 @@ def searches(at: Place) -> dict[str, Callable]:
         return (attack(at.f, at.x, at.y, **options) - at.x).flatten(1).norm(dim=1)
 
     return {
-        "fgsm": lambda: attacks.fgsm(at.f, at.x, at.y, eps=0.1, keep_failed=True, **box) - at.x,
-        "mi_fgsm": lambda: attacks.mi_fgsm(at.f, at.x, at.y, eps=0.1, keep_failed=True, **box) - at.x,
+        # The signs of small derivatives hang on the last digits, and `h` has no convolutions that drop some.
+        "fgsm": lambda: attacks.fgsm(at.h, at.x, at.y, eps=0.125, keep_failed=True, **box) - at.x,
+        "mi_fgsm": lambda: attacks.mi_fgsm(at.h, at.x, at.y, eps=0.125, keep_failed=True, **box) - at.x,
         "jsma": lambda: attacks.jsma(at.f, at.x, at.y, **box) - at.x,
         "deepfool": lambda: length(attacks.deepfool),
         "minimal_l2": lambda: length(attacks.minimal_l2),
@@ -138,13 +145,14 @@ def searches(at: Place) -> dict[str, Callable]:
         "local_modulus": lambda: smoothness.local_modulus(at.g, at.z, [0.1, 0.3], steps=10),
         "ProjectedClassifier": lambda: projection.ProjectedClassifier(at.g, at.f, starts=2)(few + 0.0625),
         "joint_radius": lambda: transferability.joint_radius([at.f, at.h], few, at.x, starts=8),
+        "project": lambda: projection.project(at.g, few + 0.0625, starts=2).residual,
         "shortcut": lambda: projection.shortcut(
             projection.ProjectedClassifier(at.g, at.f, starts=2), few, at.radii.in_distribution_witness[:4], halvings=3
         ),
         "diagnose": lambda: at([*defences.diagnose(at.f, few, at.y[:4], eps=0.25, steps=5, **box).rates.values()]),
         "distill": lambda: defences.distill(at.h, at.x, at.y, **training)(at.x),
         "ensemble_adversarial_training": lambda: defences.ensemble_adversarial_training(
-            at.h, [at.f], at.x, at.y, eps=0.125, **training
+            at.h, [at.h], at.x, at.y, eps=0.125, **training
         )(at.x),
         "substitute": lambda: defences.substitute(at.h, at.f, at.x, rounds=2, **training)[0](at.x),
     }
