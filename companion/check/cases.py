@@ -95,6 +95,7 @@ def formulas(at: Place) -> dict[str, Callable]:
         "simplex_law": lambda: tightness.simplex_law(t, 8),
         "half_space_perimeter": lambda: tightness.half_space_perimeter(p),
         "perimeter": lambda: tightness.perimeter(wide, samples=1024),
+        "unconstrained_lower_bound": lambda: projection.unconstrained_lower_bound(eta, reach=q[0]),
         "circle.class_probabilities": lambda: circle.class_probabilities(line),
         "circle.exact_radii": lambda: circle.exact_radii(line, angles),
         "circle.exact_projected_radius": lambda: circle.exact_projected_radius(line, angles),
