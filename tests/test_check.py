@@ -108,6 +108,14 @@ def test_radii_that_are_longer_or_missing_are_found(only, monkeypatch):
         assert row.difference == pytest.approx(expected, abs=1e-4) and row.passed == (wrong is real)
 
 
+@pytest.mark.parametrize("compare", [check._largest, check._typical])
+def test_nan_and_a_lone_infinity_are_no_agreement(compare):
+    one = torch.tensor([1.0, 2.0, torch.inf])
+    assert compare(one, one) == 0
+    for wrong in ([1.0, 2.0, torch.nan], [1.0, torch.inf, torch.inf], [1.0, 2.0, 3.0], [1.0, 2.0]):
+        assert compare(torch.tensor(wrong), one) == torch.inf
+
+
 def test_a_witness_that_flips_alone_is_lost():
     x, witness = torch.zeros(4, 1), torch.ones(4, 1)
 

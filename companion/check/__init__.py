@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from companion import _validation
 from companion.check import cases
 
 # What two right computations may differ by, in float64 and in float32.
 # Formulas promise 1e-10, and most work in float64 inside; float32 rounds inputs and results (6e-8), which a bound
 # multiplies by at most some ten, and the exact radii add up to 16 products of such numbers.
 FORMULA = {torch.float64: 1e-10, torch.float32: 1e-5}
-# Matrix products add up to 256 numbers in another order: 256 roundings in each of four layers, at 1e-16 and at 6e-8.
+# Matrix products add up to 256 numbers in another order: 256 roundings of 1e-16 or 6e-8 a layer, of which most cancel.
 NETWORK = {torch.float64: 1e-10, torch.float32: 1e-4}
 # cuDNN convolutions compute with 10 bits (TF32) unless told otherwise, 1e-3, and what is no search leaves them to it.
 CONVOLUTION = {torch.float64: 1e-10, torch.float32: 5e-3}
@@ -35,7 +36,7 @@ class Row(NamedTuple):
         name: precision and function, or the promise that was put to the test.
         difference: from float64 on the CPU, relative; of a promise, the share of rows that break it, or a count.
         tolerance: the largest difference that is right.
-        seconds: how long the device took.
+        seconds: how long the device took; 0 if it raised.
         error: what was raised, "" if nothing.
     """
 
@@ -75,9 +76,9 @@ def run(device: str | torch.device = "cpu", *, samples: int = 16) -> Iterator[Ro
         samples: points, at least 4.
 
     Raises:
-        ValueError: if the device cannot be used.
+        ValueError: if the device cannot be used; for fewer samples.
     """
-    device = usable(device)
+    device, samples = usable(device), _validation.integer("samples", samples, minimum=4)
     reference = cases.Place(torch.float64, torch.device("cpu"), samples)
     for dtype in (torch.float32,) if device.type == "cpu" else (torch.float64, torch.float32):
         here = cases.Place(dtype, device, samples)
@@ -107,7 +108,7 @@ def _compared(name: str, call, expected, difference, tolerance: float, device: t
 
 
 def _measured(name: str, call: Callable, judge: Callable, tolerance: float) -> Row:
-    start = time.perf_counter()
+    start, seconds = time.perf_counter(), 0.0
     try:
         result = call()
         for part in _tensors(result):
@@ -115,7 +116,6 @@ def _measured(name: str, call: Callable, judge: Callable, tolerance: float) -> R
         seconds = time.perf_counter() - start
         return Row(name, judge(result), tolerance, seconds)
     except Exception as error:  # whatever a new device raises is what the table is there to tell
-        seconds = time.perf_counter() - start
         return Row(name, float("nan"), tolerance, seconds, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
@@ -125,16 +125,20 @@ def _tensors(result) -> list[Tensor]:
 
 
 def _largest(one: Tensor, two: Tensor) -> float:
-    """The largest difference of two entries, as a share of the largest entry; `inf` where only one is infinite."""
-    if not torch.equal(one.isfinite(), two.isfinite()):
+    """The largest difference of two entries, as a share of the largest entry; `inf` for NaN or only one infinite."""
+    if not _comparable(one, two):
         return float("inf")
-    return ((one - two)[two.isfinite()].abs().max() / two[two.isfinite()].abs().max()).item()
+    one, two = one[one.isfinite()], two[two.isfinite()]
+    return ((one - two).abs().max() / two.abs().max().clamp(min=1e-300)).item()
 
 
 def _typical(one: Tensor, two: Tensor) -> float:
     """The median over rows of how long the difference is, as a share; `inf` where only one of them found anything."""
-    one, two = one.reshape(len(one), -1), two.reshape(len(two), -1)
-    if not torch.equal(one.isfinite(), two.isfinite()):
+    if not _comparable(one, two):
         return float("inf")
-    one, two = one.nan_to_num(posinf=0), two.nan_to_num(posinf=0)
+    one, two = (part.reshape(len(part), -1).nan_to_num(posinf=0) for part in (one, two))
     return ((one - two).norm(dim=1) / two.norm(dim=1).clamp(min=1e-300)).median().item()
+
+
+def _comparable(one: Tensor, two: Tensor) -> bool:
+    return torch.equal(one.isinf(), two.isinf()) and not (one.isnan() | two.isnan()).any()

@@ -108,7 +108,6 @@ def networks(at: Place) -> dict[str, Callable]:
     return {
         "jacobian": lambda: smoothness.jacobian(at.g, at.z),
         "lipschitz_at": lambda: smoothness.lipschitz_at(at.g, at.z),
-        "lipschitz_at, Lanczos": lambda: smoothness.lipschitz_at(at.g, at.z, method="lanczos"),
         "certified_lipschitz": lambda: at(certificates.certified_lipschitz(at.g, shape).constant),
         "nearest_other_label": lambda: vulnerability.nearest_other_label(at.g, at.h, at.z, samples=200),
     }
@@ -143,6 +142,7 @@ def searches(at: Place) -> dict[str, Callable]:
         "in_distribution_radius": lambda: robustness.in_distribution_radius(at.g, at.f, at.z, steps=30, metric_steps=8),
         "unconstrained_radius": lambda: robustness.unconstrained_radius(at.f, at.x, steps=30),
         "radii": lambda: at.radii[:3],
+        "lipschitz_at, Lanczos": lambda: smoothness.lipschitz_at(at.g, at.z, method="lanczos"),
         "local_modulus": lambda: smoothness.local_modulus(at.g, at.z, [0.1, 0.3], steps=10),
         "ProjectedClassifier": lambda: projection.ProjectedClassifier(at.g, at.f, starts=2)(few + 0.0625),
         "joint_radius": lambda: transferability.joint_radius([at.f, at.h], few, at.x, starts=8),
