@@ -1,11 +1,12 @@
-"""`python -m companion train`: re-create networks. `arms-race`, `table`: measure the matrix and the deck's tables."""
+"""`python -m companion check`: try a device. `train`: re-create networks. `arms-race`, `table`: measure the tables."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from companion import arms_race, models
+from companion import arms_race, check, models
 from companion.experiments import TABLES, table
 from companion.training import NETWORKS, PRESETS, train_digits, train_images
 
@@ -13,11 +14,36 @@ from companion.training import NETWORKS, PRESETS, train_digits, train_images
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m companion", description="Tools beside the book.")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_check(commands)
     _add_train(commands)
     _add_arms_race(commands)
     _add_table(commands)
     options = parser.parse_args(arguments)
     options.run(options)
+
+
+def _add_check(commands) -> None:
+    one = commands.add_parser("check", help="compare every function on a device with float64 on the CPU, in a minute")
+    one.add_argument("--device", default="cpu", help="such as cuda (cpu)")
+    one.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    try:
+        device = check.usable(options.device)
+    except ValueError as error:
+        sys.exit(f"python -m companion check: {error}")
+    print(f"{'':50}{'difference':>12}{'tolerance':>12}{'seconds':>9}", flush=True)
+    rows = []
+    for row in check.run(device):
+        verdict = "ok" if row.passed else row.error or "DIFFERS"
+        print(f"{row.name:50}{row.difference:12.1e}{row.tolerance:12.0e}{row.seconds:9.2f}  {verdict}", flush=True)
+        rows.append(row)
+    failed = [row.name for row in rows if not row.passed]
+    seconds = sum(row.seconds for row in rows)
+    print(f"{device}: {len(rows) - len(failed)} of {len(rows)} as they should be, {seconds:.0f} s on the device")
+    if failed:
+        sys.exit(f"Not as they should be: {'; '.join(failed)}")
 
 
 def _add_train(commands) -> None:
