@@ -351,7 +351,7 @@ def _warn_of_probabilities(name: str, logits: Tensor) -> None:
     sums = logits.double().sum(1)
     if len(logits) > 1 and bool(((logits >= 0).all() & ((sums - 1).abs() < 1e-3).all()).item()):
         warnings.warn(
-            f"{name} seems to return probabilities, not logits: where they are near 0 and 1 they have hardly a gradient, "
+            f"{name} seems to return probabilities, not logits: near 0 and 1 they have hardly a gradient, "
             "and radii come out too long; attack their logarithms, lambda x: f(x).log()",
             UserWarning,
             stacklevel=6,

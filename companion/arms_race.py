@@ -144,7 +144,7 @@ def shipped_victims(data: str = "digits", *, draws: int = 32, seed: int = 0) -> 
         "FGSM-trained": (network["fgsm-trained"],) * 3,
         "ensemble-trained": (network["ensemble-trained"],) * 3,
         "quantised": (*(lambda x: plain(quantise(x)),) * 2, lambda x: plain(bpda(quantise)(x))),
-        "random": (eot(random, draws=draws), random, eot(random, draws=max(1, draws // 4))),
+        "random": (eot(random, draws=draws), eot(random, draws=1), eot(random, draws=max(1, draws // 4))),
     }
     victims = {name: Victim(*ways, network[f"substitute-{name.lower()}"]) for name, ways in seen.items()}
     return victims, network["surrogate"]

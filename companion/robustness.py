@@ -350,7 +350,8 @@ def _nearest_image(call: Guarded, x: Tensor, y: Tensor, rows: Tensor, steps: int
     for start in starts:
         start = start.to(x) if bounds is None else start.to(x).clamp(*bounds)
         nearest = _nearer(nearest, (_radius(call, y, rows, start, _length(start - x)), start))
-    witness = attack(call, x, y, steps=steps, bounds=bounds, start=nearest[1], rows=rows, own=True)
+    start = nearest[1] if starts else None
+    witness = attack(call, x, y, steps=steps, bounds=bounds, start=start, rows=rows, own=True)
     return _nearer((_radius(call, y, rows, witness, _length(witness - x)), witness), nearest)
 
 
