@@ -110,10 +110,10 @@ def test_radii_that_are_longer_or_missing_are_found(only, monkeypatch):
 
 @pytest.mark.parametrize("compare", [check._largest, check._typical])
 def test_nan_and_a_lone_infinity_are_no_agreement(compare):
-    one = torch.tensor([1.0, 2.0, torch.inf])
+    one = torch.tensor([1.0, 2.0, torch.inf], dtype=torch.float64)
     assert compare(one, one) == 0
     for wrong in ([1.0, 2.0, torch.nan], [1.0, torch.inf, torch.inf], [1.0, 2.0, 3.0], [1.0, 2.0]):
-        assert compare(torch.tensor(wrong), one) == torch.inf
+        assert compare(torch.tensor(wrong).double(), one) == torch.inf
 
 
 def test_a_witness_that_flips_alone_is_lost():
