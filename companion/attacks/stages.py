@@ -220,6 +220,8 @@ def ray(boundary: Boundary, found: Found, towards: Tensor, evaluations: int, onl
         )
         high, low = torch.where(crossed, fraction, high), torch.where(crossed, low, fraction)
         inside = low + (high - low) * (under / (under - over)).nan_to_num(0.5).clamp(0.01, 0.99)
+        # A little beyond it: a flat boundary is then met from the other side at once.
+        inside = torch.minimum((1 + 2e-6) * inside, high)
         # Nothing over the boundary yet: as far as the slope so far says, and not more than three times as far.
         slope = (height - clean) / fraction
         outside = torch.minimum(torch.maximum((-1.02 * clean / slope).nan_to_num(0.0), 1.05 * low), 3 * low)
