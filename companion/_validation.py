@@ -12,8 +12,9 @@ from torch import Tensor, nn
 def tensor(name: str, value, *, minimum: float | None = None, finite: bool = True) -> Tensor:
     """`value` as a floating tensor, dtype and device kept; Python numbers and integers become float64."""
     try:
-        # NumPy reads Python floats in double precision, where torch would take its default dtype.
-        result = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value), device="cpu")
+        # NumPy reads Python floats in double precision, where torch would take its default dtype. A copy in C order and
+        # this machine's byte order: torch wants both, and may write where the array is read-only.
+        result = value if isinstance(value, Tensor) else _from_numpy(np.array(value, order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be a number, an array or a tensor, got {value!r}") from error
     if result.is_complex():
@@ -27,6 +28,10 @@ def tensor(name: str, value, *, minimum: float | None = None, finite: bool = Tru
     if minimum is not None and (result < minimum).any():
         raise ValueError(f"{name} must be at least {minimum:g}, got {_where(result, result < minimum)}")
     return result
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False), device="cpu")
 
 
 def positive(name: str, value) -> float:
@@ -159,7 +164,9 @@ def box(name: str, value, x: Tensor) -> tuple[float, float] | None:
 def _where(value: Tensor, wrong: Tensor) -> str:
     """The first wrong number of a tensor and the row it is in, for an error message."""
     place = torch.nonzero(wrong)[0]
-    number = f"{value[tuple(place)].item():.9g}"
+    entry = value[tuple(place)].detach().cpu()
+    # As few digits as tell it from its neighbours; NumPy does not know bfloat16.
+    number = f"{entry.item():.4g}" if entry.dtype == torch.bfloat16 else str(entry.numpy())
     return number if value.numel() == 1 or not len(place) else f"{number} in row {int(place[0])}"
 
 

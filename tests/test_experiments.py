@@ -26,7 +26,7 @@ from companion import data, models
 from companion.attacks.margin import margin_and_gradient
 from companion.certificates import certified_lipschitz
 from companion.experiments import DECK, TABLES, report, stored, summarise, table
-from companion.robustness import radii
+from companion.robustness import in_distribution_radius, latent_radius, radii, unconstrained_radius
 from companion.smoothness import Lipschitz, jacobian
 from companion.training.run import Run, as_shipped, publish
 from companion.vulnerability import least_favourable, robustness_quantile
@@ -93,10 +93,12 @@ def test_the_raw_radii_are_those_of_the_latents(whole, weights):
     classifier = models.load("cifar10/vgg", folder=weights)
     draws = torch.Generator().manual_seed(2)  # seed 0, chunk 2
     z = torch.randn(44, 5, generator=draws)[:4]
-    expected = radii(generator, classifier, z, steps=4, metric_steps=1)
-    here = slice(8, 12)
-    for key in ("latent", "in_distribution", "unconstrained"):
-        torch.testing.assert_close(stored[f"vgg/{key}"][here], getattr(expected, key), rtol=1e-4, atol=1e-5)
+    options, here = dict(steps=4, return_witness=True), slice(8, 12)
+    latent, near = latent_radius(generator, classifier, z, **options)
+    inside, at = in_distribution_radius(generator, classifier, z, metric_steps=1, start=near, **options)
+    free = unconstrained_radius(classifier, generator(z), start=generator(at), **options)[0]
+    for key, expected in (("latent", latent), ("in_distribution", inside), ("unconstrained", free)):
+        torch.testing.assert_close(stored[f"vgg/{key}"][here], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(stored["latent_norm"][here], z.norm(dim=1))
     torch.testing.assert_close(stored["image_norm"][here], generator(z).flatten(1).norm(dim=1))
     assert torch.equal(stored["vgg/label"][here], classifier(generator(z)).argmax(1))
@@ -350,8 +352,9 @@ def test_the_first_images_of_the_shipped_table_measured_again(shipped):
     options = dict(steps=plan["steps"], metric_steps=plan["metric_steps"])
     again = radii(generator, models.load(f"cifar10/{kind}"), z, **options)
     for key in ("latent", "in_distribution", "unconstrained"):
-        # Other processors round differently, and an attack may then take another way.
-        torch.testing.assert_close(getattr(again, key), shipped.radii[f"{kind}/{key}"][:4], rtol=0.05, atol=0)
+        # The table was measured with the search before this one, which shall not be worse; single rows may be.
+        ratio = getattr(again, key) / shipped.radii[f"{kind}/{key}"][:4]
+        assert 0.7 < ratio.log().mean().exp() < 1.05
 
 
 @pytest.mark.parametrize(
