@@ -136,7 +136,7 @@ def classify(classifier, x: Tensor, *rows: Tensor) -> Tensor:
 
 def labels(name: str, value, x: Tensor) -> Tensor:
     """`value` as (n,) integer labels, one for each row of `x`."""
-    result = torch.as_tensor(value, device=x.device)
+    result = (value if isinstance(value, Tensor) else _from_numpy(np.array(value, order="C"))).to(x.device)
     if result.shape != (x.shape[0],) or result.is_floating_point() or result.dtype == torch.bool:
         raise ValueError(
             f"{name} must hold {x.shape[0]} integer labels, got shape {tuple(result.shape)} of {result.dtype}"
