@@ -158,6 +158,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--only", choices=["ours", "peers"], help="of the attacks: this book's, or the others")
     parser.add_argument("--on", default="", help="attacks on classifiers whose name begins so: cifar10, digits/cnn")
+    parser.add_argument("--most", type=int, help="attacks at budgets up to so many gradients")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, help=f"default: {attacks.IMAGES}, and {RADIUS_IMAGES} for the radius")
     parser.add_argument("--repeats", type=int, default=3)

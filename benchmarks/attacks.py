@@ -28,7 +28,7 @@ IMAGES = {"digits": 100, "cifar10": 24}
 ON_PHOTOGRAPHS = {
     ("adv-lib", name)
     for name in ("DDN", "ALMA", "PDGD", "FMN, step 0.1", "FAB", "APGD", "TR, adaptive", "DeepFool", "SuperDeepFool")
-} | {("foolbox", "DDN, then BB"), ("this book", "deepfool")}
+}
 ON_PHOTOGRAPHS_AT_1000 = {("adv-lib", name) for name in ("DDN", "ALMA", "APGD, targeted")}
 # Slow per-image loops: shown once, on the first images only.
 SLOW = {("torchattacks", "DeepFool"), ("ART", "DeepFool"), ("ART", "C&W")}
@@ -106,7 +106,9 @@ def run(results: dict, options, save) -> None:
         if case.family == "cifar10":
             results["photographs"] = _cifar10().copy["sha256"]["test_batch.bin"]
         classes = case.classifier(case.x[:1]).shape[1]
-        for budget in (*sorted({*BUDGETS[case.family], *OURS[case.family]}), None):
+        for budget in (None, *sorted({*BUDGETS[case.family], *OURS[case.family]})):
+            if budget and options.most and budget > options.most:
+                break
             key = f"{case.name}|{case.images}|{budget}"
             done = results["attacks"].setdefault(key, [])
             wanted = calls(case.family, budget, classes, options.only)

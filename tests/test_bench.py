@@ -232,7 +232,7 @@ def small(monkeypatch):
 
 
 def options(**given) -> Namespace:
-    return Namespace(**(dict(only=None, on="", device="cpu", images=None, repeats=1, fresh=False) | given))
+    return Namespace(**(dict(only=None, on="", most=None, device="cpu", images=None, repeats=1, fresh=False) | given))
 
 
 def test_ours_is_measured_alone_and_again(small):
@@ -251,6 +251,12 @@ def test_ours_is_measured_alone_and_again(small):
     dates = {r["attack"]: r["date"] for entries in stored["attacks"].values() for r in entries}
     assert dates["A"] == "then" and dates["minimal_l2"] != "then"
     assert len(stored["attacks"][key]) == 2 and len(stored["attacks"]["digits/toy|real|20"]) == 1
+
+
+def test_large_budgets_can_be_left_for_later(small):
+    stored = {"attacks": {}}
+    attacks.run(stored, options(most=10), lambda: None)
+    assert stored["attacks"]["digits/toy|real|10"] and "digits/toy|real|20" not in stored["attacks"]
 
 
 def test_numbers_of_images_are_not_mixed(small):
