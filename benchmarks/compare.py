@@ -139,9 +139,9 @@ def percent(fraction: float) -> str:
     """So many per cent, in words where a number would say nothing."""
     if math.isinf(fraction):
         return "more than any number, as the other fails somewhere"
-    if 0 < fraction < 0.001:
-        return "less than 0.1 %"
-    return f"{100 * fraction:.1f} %"
+    if 0 < fraction < 0.0001:
+        return "less than 0.01 %"
+    return f"{100 * fraction:.{1 if fraction >= 0.001 or fraction == 0 else 2}f} %"
 
 
 def pooled_sentence(mine: dict, others: dict) -> str:

@@ -173,10 +173,11 @@ def drawn(rows: list[dict]) -> list[tuple[str, str]]:
 
 def alternative(rows: list[dict]) -> str:
     """What one sees in the plot."""
-    labels = ", ".join(name[1] for name in drawn(rows)[:-1])
+    labels = "; ".join(" ".join(name) for name in drawn(rows) if name != compare.OURS)
+    said = compare.sentence(rows, "mean").replace("`", "").replace("*", "")
     return (
         "Two panels with mean L2 distance upward: above against forward and backward passes per image, below against "
-        f"milliseconds per image. A thick line is minimal_l2; thin ones are {labels}. {compare.sentence(rows, 'mean')}"
+        f"milliseconds per image. A thick line is minimal_l2; thin ones are {labels}. {said}"
     )
 
 
