@@ -140,17 +140,8 @@ def save(results: dict) -> None:
 
 def about(device: str) -> dict:
     """When and on what this was measured."""
-    if device == "cuda":
-        machine = torch.cuda.get_device_name()
-    else:
-        found = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-        machine = f"{found[0] if found else platform.processor()}, {torch.get_num_threads()} thread"
     versions = {"torch": torch.__version__, "Python": platform.python_version()} | peers.versions()
-    return {"date": date.today().isoformat(), "machine": machine, "device": device, "versions": versions}
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+    return {"date": date.today().isoformat(), "machine": measure.machine(device), "versions": versions}
 
 
 def _options() -> argparse.Namespace:

@@ -159,6 +159,7 @@ def measured(case: Case, group: dict, repeats: int) -> list[dict]:
             "backward": outcome.backward,
             "milliseconds": 1e3 * torch.tensor(seconds[who]).median().item(),
             "date": date.today().isoformat(),
+            "machine": measure.machine(case.x.device.type),
         }
         for who, outcome in found.items()
     ]

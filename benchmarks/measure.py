@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -50,6 +52,16 @@ def distances(classifier, x: Tensor, y: Tensor, adversarial: Tensor, bounds=(0.0
         parts = torch.cat([classifier(part).argmax(1) for part in inside.split(max(1, n // 7))])
     good = finite & (off <= BOX_ROUNDING) & (whole != y) & (parts != y)
     return torch.where(good, (inside - x).flatten(1).norm(dim=1), torch.inf)
+
+
+def machine(device: str) -> str:
+    """The name of the processor that runs the attacks."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    found = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{found[0] if found else platform.processor()}, {torch.get_num_threads()} thread"
 
 
 class Clock:

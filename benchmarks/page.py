@@ -14,7 +14,7 @@ from companion import figures
 HERE = Path(__file__).parent
 FIELDS = (
     "classifier images budget library attack n success median mean near1 near2 optimality forward backward passes "
-    "milliseconds date"
+    "milliseconds date machine"
 ).split()
 LEVELS = (60, 200, 600, 2000)
 # Shown in full, and drawn.
@@ -38,7 +38,8 @@ def write(results: dict) -> None:
 def markdown(results: dict, rows: list[dict]) -> str:
     """What the book's page shows."""
     about = results["about"]
-    lines = [_measured(about["attacks"], sorted({row["date"] for row in rows})), "", _images(rows)]
+    dates, machines = (sorted({row[name] for row in rows}) for name in ("date", "machine"))
+    lines = [_measured(about["attacks"] | {"machine": " and ".join(machines)}, dates), "", _images(rows)]
     if "photographs" in results:
         lines.append(f"The SHA-256 of their copy's `test_batch.bin` begins with {results['photographs'][:12]}.")
     lines += [*equal_passes(rows), *pooled(rows)]

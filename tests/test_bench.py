@@ -114,7 +114,7 @@ def test_optimality_is_the_area_between_the_curves():
 
 
 def row(attack: str, distances: list, passes: float, library: str = "a") -> dict:
-    costs = dict(forward=passes / 2, backward=passes / 2, milliseconds=1.0, date="2026-01-01")
+    costs = dict(forward=passes / 2, backward=passes / 2, milliseconds=1.0, date="2026-01-01", machine="m")
     return {"library": library, "attack": attack, "distances": distances} | costs
 
 
@@ -123,7 +123,7 @@ def ours(distances: list, passes: float) -> dict:
 
 
 def results(rows: dict) -> dict:
-    about = {"date": "2026-01-01", "machine": "m", "device": "cpu", "versions": {"torch": "2"}}
+    about = {"date": "2026-01-01", "machine": "m", "versions": {"torch": "2"}}
     stored = {f"digits/cnn|real|{budget}": entries for budget, entries in rows.items()}
     return {"attacks": stored, "radius": {}, "jacobian": {}, "about": {"attacks": about}}
 
