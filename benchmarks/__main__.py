@@ -8,6 +8,7 @@ interrupted run goes on where it stopped; `make bench FRESH=1` starts again. Aft
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -132,6 +133,16 @@ def jacobian(results: dict, options, save) -> None:
     save()
 
 
+def alone() -> int:
+    """Hold the folder until this process ends: of two runs at a time each would overwrite what the other found."""
+    folder = os.open(HERE, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"another run writes {RESULTS}; wait for its end, or stop it") from None
+    return folder
+
+
 def save(results: dict) -> None:
     fresh = RESULTS.with_suffix(".new")
     fresh.write_text(json.dumps(results, indent=None, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
@@ -166,6 +177,7 @@ PARTS = {"attacks": attacks.run, "radius": radius, "jacobian": jacobian, "page":
 
 def main() -> None:
     options = _options()
+    alone()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="art|foolbox|torchattacks|adv_lib")
     results = {"attacks": {}, "radius": {}, "jacobian": {}, "about": {}}
