@@ -112,7 +112,11 @@ def spans(rows: list[dict], statistic: str, fewest: float = FEWEST) -> list[Span
 
 def sentence(rows: list[dict], statistic: str) -> str:
     """`spans` in words: each peer that is ahead is named, and where, and by how much."""
+    if not any(map(ours, rows)):
+        return f"By the {statistic} nobody is ahead: `minimal_l2` has not been measured."
     found = spans(rows, statistic)
+    if not found:
+        return f"By the {statistic} nobody is ahead: every attack failed somewhere."
     behind = [span for span in found if span.leader != OURS]
     ahead = [span for span in found if span.leader == OURS]
     if not behind:
@@ -138,7 +142,7 @@ def _range(least: float, most: float) -> str:
 def percent(fraction: float) -> str:
     """So many per cent, in words where a number would say nothing."""
     if math.isinf(fraction):
-        return "more than any number, as the other fails somewhere"
+        return "any factor, for the other fails on an image or has no run so short"
     if 0 < fraction < 0.0001:
         return "less than 0.01 %"
     return f"{100 * fraction:.{1 if fraction >= 0.001 or fraction == 0 else 2}f} %"

@@ -209,6 +209,9 @@ def test_a_failing_row_is_shown_as_one():
     rows = compare.table(stored)
     assert "| a | A | 100 | 50% | 0.5000 | – |" in page.markdown(stored, rows)
     assert compare.sentence(rows, "mean").startswith("By the mean `minimal_l2` is ahead from 60 passes up")
+    rows = compare.table(results({100: [ours([1.0, None], 240), row("A", [0.5, None], 200)]}))
+    assert compare.sentence(rows, "mean") == "By the mean nobody is ahead: every attack failed somewhere."
+    assert compare.sentence(rows[1:], "mean") == "By the mean nobody is ahead: `minimal_l2` has not been measured."
 
 
 def moved(classifier, x, y):
