@@ -6,9 +6,11 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13 
 PORT ?= 8000
 # The notebooks that make notebooks executes: make notebooks NOTEBOOKS=book/circle.ipynb
 NOTEBOOKS ?= $(wildcard book/*.ipynb)
-# Where make bench measures, and whether it forgets what it measured before: make bench DEVICE=cuda FRESH=1
+# Where make bench measures, and whether it forgets what it measured before: make bench DEVICE=cuda FRESH=1. ONLY=ours or
+# ONLY=peers measures the attacks of one side.
 DEVICE ?= cpu
 FRESH ?=
+ONLY ?=
 
 BIN := .venv/bin
 PAGE := _build/html/index.html
@@ -33,8 +35,8 @@ serve: $(PAGE) ## Show the book in a browser, at http://localhost:8000 (PORT=)
 notebooks: setup ## Execute the notebooks and save their outputs (NOTEBOOKS=)
 	$(BIN)/python tools/execute.py $(NOTEBOOKS)
 
-bench: .venv-bench/installed ## Measure the attacks beside other libraries (DEVICE=cuda, FRESH=1)
-	.venv-bench/bin/python -m benchmarks --device $(DEVICE) $(if $(FRESH),--fresh)
+bench: .venv-bench/installed ## Measure the attacks beside other libraries (DEVICE=cuda, FRESH=1, ONLY=ours)
+	.venv-bench/bin/python -m benchmarks $(if $(ONLY),attacks page --only $(ONLY)) --device $(DEVICE) $(if $(FRESH),--fresh)
 
 links: setup ## Check the links to other sites
 	$(BIN)/jupyter-book build . --builder linkcheck

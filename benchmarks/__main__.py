@@ -1,14 +1,15 @@
 """`python -m benchmarks [attacks] [radius] [jacobian] [page]`: measure, write results.json, then the tables and plots.
 
 Run it by `make bench`; `make bench DEVICE=cuda` measures on a GPU. Results are written after every measurement, so an
-interrupted run goes on where it stopped; `make bench FRESH=1` starts again.
+interrupted run goes on where it stopped; `make bench FRESH=1` starts again. After a change of our attack,
+`.venv-bench/bin/python -m benchmarks attacks --only ours --fresh` measures it alone, `... page` writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
-import math
 import os
 import platform
 import warnings
@@ -18,88 +19,23 @@ from pathlib import Path
 import torch
 from scipy.stats import chi
 
-from benchmarks import measure, page, peers
-from companion import data, models, robustness, smoothness
-from companion.attacks import deepfool, minimal_l2
+from benchmarks import attacks, measure, page, peers
+from companion import models, robustness, smoothness
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
-BUDGETS = (10, 30, 100, 300, 1000)
-# Slow per-image loops: shown once, on the first images only.
-SLOW = {("torchattacks", "DeepFool"), ("ART", "DeepFool"), ("ART", "C&W")}
+RADIUS_IMAGES = 200
 
 
-# Networks that were trained as usual: attacks on defended ones are the subject of the chapter on the arms race.
-KINDS = {"digits": ("linear", "mlp", "cnn")}
-
-
-def cases(images: int, device: str):
-    """(classifier's name, images' name, classifier, x, y): the classifiers in `KINDS` on real and on generated images.
-
-    `cifar10` joins when its networks ship, with a line in `KINDS` and one in `real`.
-    """
-    real = {"digits": data.held_out_digits}
-    for name in (f"{family}/{kind}" for family, kinds in KINDS.items() for kind in kinds):
-        family = name.split("/")[0]
-        classifier, generator = models.load(name).to(device), models.load(f"{family}/generator").to(device)
-        x, y = (entry.to(device) for entry in real[family]())
-        right = classifier(x).argmax(1) == y
-        yield name, "real", classifier, x[right][:images], y[right][:images]
-        z = torch.randn(images, generator.latent_dim, generator=torch.Generator().manual_seed(0))
-        x = generator(z.to(device))
-        yield name, "generated", classifier, x, classifier(x).argmax(1)
-
-
-def ours(budget: int) -> dict:
-    return {("this book", "minimal_l2"): lambda f, x, y: minimal_l2(f, x, y, steps=budget, bounds=(0, 1))}
-
-
-def attacks(results: dict, options) -> None:
-    """Every attack at every budget on every case; the clock runs `repeats` times, each time through all attacks."""
-    for name, images, classifier, x, y in cases(options.images, options.device):
-        classes = classifier(x[:1]).shape[1]
-        for budget in (*BUDGETS, None):
-            key = f"{name}|{images}|{budget}"
-            if key in results["attacks"]:
-                continue
-            if budget:
-                calls = ours(budget) | peers.attacks(budget, classes)
-            else:
-                fixed = {("this book", "deepfool"): lambda f, x, y: deepfool(f, x, y, bounds=(0, 1))}
-                calls = fixed | peers.fixed(classes)
-            # Long runs are timed once: their noise is averaged over many passes.
-            repeats = options.repeats if budget and budget <= 100 else 1
-            rows, seconds = {}, {}
-            for _ in range(repeats):
-                for who, call in calls.items():
-                    few = slice(20) if who in SLOW else slice(None)
-                    torch.manual_seed(0)
-                    outcome = measure.outcome(call, classifier, x[few], y[few])
-                    rows[who] = outcome
-                    seconds.setdefault(who, []).append(outcome.seconds)
-            results["attacks"][key] = [
-                {
-                    "library": who[0],
-                    "attack": who[1],
-                    "distances": [round(d, 6) if math.isfinite(d) else None for d in outcome.distance.tolist()],
-                    "forward": outcome.forward,
-                    "backward": outcome.backward,
-                    "milliseconds": 1e3 * torch.tensor(seconds[who]).median().item(),
-                }
-                for who, outcome in rows.items()
-            ]
-            save(results)
-            print(key, flush=True)
-
-
-def radius(results: dict, options) -> None:
+def radius(results: dict, options, save) -> None:
     """r_in for growing numbers of metric steps, with and without the ball that holds 99.9 % of the prior."""
     generator = models.load("digits/generator").to(options.device)
     d = generator.latent_dim
     ball = float(chi(d).ppf(0.999))
-    z = torch.randn(options.images, d, generator=torch.Generator().manual_seed(1)).to(options.device)
+    images = options.images or RADIUS_IMAGES
+    z = torch.randn(images, d, generator=torch.Generator().manual_seed(1)).to(options.device)
     results["ball"] = ball
-    for name in (f"digits/{kind}" for kind in KINDS["digits"]):
+    for name in (f"digits/{kind}" for kind in attacks.KINDS["digits"]):
         if name in results["radius"]:
             continue
         classifier = models.load(name).to(options.device)
@@ -125,7 +61,7 @@ def radius(results: dict, options) -> None:
                     }
                 )
         results["radius"][name] = rows
-        save(results)
+        save()
         print(name, flush=True)
 
 
@@ -160,7 +96,7 @@ def lanczos(generator, z: torch.Tensor, steps: int) -> torch.Tensor:
     return torch.linalg.eigvalsh(matrix)[:, -1].sqrt()
 
 
-def jacobian(results: dict, options) -> None:
+def jacobian(results: dict, options, save) -> None:
     """The top singular value of a DCGAN's Jacobian at 64 latents: ours, forward mode + Gram matrix, Lanczos 20."""
     if results["jacobian"]:
         return
@@ -194,7 +130,17 @@ def jacobian(results: dict, options) -> None:
             for name in calls
         ],
     }
-    save(results)
+    save()
+
+
+def alone() -> int:
+    """Hold the folder until this process ends: of two runs at a time each would overwrite what the other found."""
+    folder = os.open(HERE, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"another run writes {RESULTS}; wait for its end, or stop it") from None
+    return folder
 
 
 def save(results: dict) -> None:
@@ -205,39 +151,48 @@ def save(results: dict) -> None:
 
 def about(device: str) -> dict:
     """When and on what this was measured."""
-    if device == "cuda":
-        machine = torch.cuda.get_device_name()
-    else:
-        found = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-        machine = f"{found[0] if found else platform.processor()}, {torch.get_num_threads()} thread"
     versions = {"torch": torch.__version__, "Python": platform.python_version()} | peers.versions()
-    return {"date": date.today().isoformat(), "machine": machine, "device": device, "versions": versions}
+    return {"date": date.today().isoformat(), "machine": measure.machine(device), "versions": versions}
 
 
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--only", choices=["ours", "peers"], help="of the attacks: this book's, or the others")
+    parser.add_argument("--on", default="", help="attacks on classifiers whose name begins so: cifar10, digits/cnn")
+    parser.add_argument("--most", type=int, help="attacks at budgets up to so many gradients")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, help=f"default: {attacks.IMAGES}, and {RADIUS_IMAGES} for the radius")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before of what is asked for")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part not in PARTS:
+            parser.error(f"parts must be of {', '.join(PARTS)}, got {part!r}")
+    return options
+
+
+PARTS = {"attacks": attacks.run, "radius": radius, "jacobian": jacobian, "page": None}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["attacks", "radius", "jacobian", "page"])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
-    options = parser.parse_args()
+    options = _options()
+    alone()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="art|foolbox|torchattacks|adv_lib")
     results = {"attacks": {}, "radius": {}, "jacobian": {}, "about": {}}
-    if RESULTS.is_file() and not options.fresh:
+    if RESULTS.is_file():
         results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    for part, call in {"attacks": attacks, "radius": radius, "jacobian": jacobian}.items():
-        if part in options.parts:
-            before = json.dumps(results[part])
-            call(results, options)
-            if json.dumps(results[part]) != before or part not in results["about"]:
-                results["about"][part] = about(options.device) | {"images": options.images}
-    save(results)
+    for part in (part for part in PARTS if part in options.parts and part != "page"):
+        if options.fresh and part != "attacks":
+            results[part] = {}
+        before = json.dumps(results[part])
+        PARTS[part](results, options, lambda: save(results))
+        if json.dumps(results[part]) != before or part not in results["about"]:
+            results["about"][part] = about(options.device)
+            if part == "radius":
+                results["about"][part]["images"] = options.images or RADIUS_IMAGES
+            save(results)
     if "page" in options.parts:
         page.write(results)
 

@@ -1,7 +1,9 @@
 """The other libraries' minimal-norm L2 attacks, each as `attack(classifier, x, y)` for a budget of gradients per image.
 
 Settings are the libraries' own, except where those cost quality: DDN without quantised pixels, FMN also with a tenth of
-its step. Attacks that take a gradient for each of K classes get that many fewer steps.
+its step, TR with adaptive steps or with longer ones (of 0.001 a thousand do not reach every boundary), BB from the
+points of a short DDN (its own start, noise blended in, costs a thousand forward passes). Attacks that take a gradient
+for each of K classes get that many fewer steps; what an attack spends on its start is part of its budget.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+from functools import cache
 from importlib.metadata import version
 
 import torch
@@ -19,6 +22,9 @@ LIBRARIES = {
     "torchattacks": "torchattacks",
     "ART": "adversarial-robustness-toolbox",
 }
+# Bisections and steps in each (and targets), so that no image takes more gradients than the budget.
+APGD = {30: (5, 5), 100: (7, 13), 300: (10, 29), 1000: (13, 75)}
+APGD_TARGETED = {300: (10, 9, 3), 1000: (13, 24, 3)}
 
 
 def versions() -> dict[str, str]:
@@ -42,6 +48,12 @@ def attacks(budget: int, classes: int) -> dict:
     if budget >= classes:
         linearised = budget // (classes - 1)
         found["adv-lib", "FAB"] = lambda f, x, y: adv.fab(f, x, y, norm=2, n_iter=linearised, targeted=False)
+    if budget >= 30:
+        found["foolbox", "DDN, then BB"] = _brendel_bethge(budget // 5, budget - budget // 5)
+    if budget in APGD:
+        found["adv-lib", "APGD"] = _apgd(*APGD[budget])
+    if budget in APGD_TARGETED:
+        found["adv-lib", "APGD, targeted"] = _apgd(*APGD_TARGETED[budget])
     if budget >= 100:
         found["foolbox", "C&W"] = _foolbox("L2CarliniWagnerAttack", binary_search_steps=5, steps=budget // 5)
     return found
@@ -53,6 +65,9 @@ def fixed(classes: int) -> dict:
     return {
         ("adv-lib", "DeepFool"): lambda f, x, y: adv.df(f, x, y, steps=50),
         ("adv-lib", "SuperDeepFool"): lambda f, x, y: adv.sdf(f, x, y),
+        ("adv-lib", "TR, adaptive"): lambda f, x, y: adv.tr(f, x, y, adaptive=True, c=classes - 1),
+        ("adv-lib", "TR, step 0.05"): lambda f, x, y: adv.tr(f, x, y, eps=0.05, c=classes - 1),
+        ("adv-lib", f"APGD, targeted, {classes - 1} × 14 × 50"): _apgd(14, 50, classes - 1),
         ("foolbox", "DeepFool"): _foolbox("L2DeepFoolAttack"),
         ("torchattacks", "DeepFool"): _torchattacks("DeepFool"),
         ("ART", "DeepFool"): _art("DeepFool", classes, max_iter=50),
@@ -80,6 +95,37 @@ def _foolbox(name: str, **options):
         return getattr(foolbox.attacks, name)(**options)(model, x, y, epsilons=None)[0]
 
     return attack
+
+
+def _apgd(searches: int, steps: int, targets: int | None = None):
+    """Minimal APGD: so many bisections of the radius, each with a start and so many steps (towards each target)."""
+    _adv_lib()
+    from adv_lib.attacks.auto_pgd import minimal_apgd
+
+    targeted = dict(targeted_version=True, num_targets=targets) if targets else {}
+    return lambda f, x, y: minimal_apgd(
+        f, x, y, norm=2, max_eps=1.0, binary_search_steps=searches, n_iter=steps, **targeted
+    )
+
+
+def _brendel_bethge(start: int, steps: int):
+    """Brendel and Bethge's walk along the boundary, from the points of `start` steps of DDN."""
+    import foolbox
+
+    def attack(classifier, x, y):
+        ddn = foolbox.attacks.DDNAttack(steps=start)
+        return _foolbox("L2BrendelBethgeAttack", init_attack=ddn, steps=steps)(classifier, x, y)
+
+    attack.warm_up = _compile_brendel_bethge
+    return attack
+
+
+@cache
+def _compile_brendel_bethge() -> None:
+    """Foolbox compiles this attack at its first use, which takes a minute that is not the attack's."""
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval()
+    x = torch.full((2, 1, 2, 2), 0.5)
+    _brendel_bethge(10, 5)(classifier, x, classifier(x).argmax(1))
 
 
 def _torchattacks(name: str, **options):
