@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from companion import models
 from companion._fit import descend, fit, set_rate
@@ -26,7 +25,7 @@ from companion.defences.distillation import label_loss, teacher_loss
 from companion.defences.masking import RandomActivations, eot, quantise
 from companion.defences.surrogates import substitute
 from companion.models import quality
-from companion.training.orthogonal import constrain, dense
+from companion.training.orthogonal import orthogonal_end, orthogonal_start, step_back
 from companion.training.run import Run, as_shipped, publish
 
 CLASSIFIERS = {
@@ -177,7 +176,9 @@ def train_generator(run: Run, data: Digits, constant: float | None = None) -> nn
         S. Zhao et al., Differentiable augmentation for data-efficient GAN training, 2020.
     """
     with run.seeded():
-        generator = models.build(GENERATOR) if constant is None else constrain(models.build(MAXMIN), MARGIN * constant)
+        generator = models.build(GENERATOR if constant is None else MAXMIN)
+        if constant is not None:
+            orthogonal_start(generator, MARGIN * constant)
         critic = models.build({"builder": "digits_critic", "width": 256})
     average = copy.deepcopy(generator)
     g_optimizer = torch.optim.Adam(generator.parameters(), betas=(0.0, 0.99))
@@ -187,14 +188,14 @@ def train_generator(run: Run, data: Digits, constant: float | None = None) -> nn
     def generate() -> Tensor:
         return distort(generator(torch.randn(n, generator.latent_dim, generator=run.random)), run.random)
 
-    @parametrize.cached()  # an orthogonal weight is computed once a step
     def step(index: int) -> dict:
         for optimizer in (g_optimizer, c_optimizer):
             set_rate(optimizer, 1.5e-3 * min(1.0, 2 * (1 - index / steps)))
         penalised = index % 4 == 0
         chosen = torch.randint(len(data.train_images), (n,), generator=run.random)
         real = distort(data.train_images[chosen], run.random).requires_grad_(penalised)
-        fake = generate().detach()
+        with torch.no_grad():
+            fake = generate()
         seen_real, seen_fake = critic(torch.cat([real, fake])).chunk(2)
         c_loss = F.softplus(-seen_real[:, 0]).mean() + F.softplus(seen_fake[:, 0]).mean()
         c_loss = c_loss + F.cross_entropy(seen_real[:, 1:], data.train_labels[chosen])
@@ -209,6 +210,8 @@ def train_generator(run: Run, data: Digits, constant: float | None = None) -> nn
         if constant is not None:
             g_loss = g_loss - BALANCE * Categorical(labels.probs.mean(0)).entropy()
         descend(g_optimizer, g_loss)
+        if constant is not None:
+            step_back(generator, MARGIN * constant)
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), generator.parameters(), strict=True):
                 slow.lerp_(fast, 0.005 if index < steps // 2 else 0.002)
@@ -216,7 +219,7 @@ def train_generator(run: Run, data: Digits, constant: float | None = None) -> nn
 
     parts = {"generator": generator, "critic": critic, "average": average}
     run.loop(step, steps, parts, {"generator_optimizer": g_optimizer, "critic_optimizer": c_optimizer})
-    return average if constant is None else dense(average)
+    return average if constant is None else orthogonal_end(average, MARGIN * constant)
 
 
 def distort(images: Tensor, random: torch.Generator) -> Tensor:

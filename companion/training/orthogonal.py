@@ -1,45 +1,45 @@
-"""Networks whose weights stay orthogonal while they are trained, and the plain dense ones they end as."""
+"""Networks whose linear layers stay orthogonal while they are trained, by a step back after every step of descent."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import orthogonal
 
 
-class Times(nn.Module):
-    """A weight -> `factor` times that weight."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The scaled weight, in the shape of `weight`."""
-        return self.factor * weight
+def orthogonal_start(network: nn.Sequential, constant: float) -> nn.Sequential:
+    """`network` itself with random orthogonal weights, the last one `constant` times so."""
+    for weight, scale in _weights(network, constant):
+        nn.init.orthogonal_(weight, gain=scale)
+    return network
 
 
-def constrain(network: nn.Sequential, constant: float) -> nn.Sequential:
-    """`network` itself, the weight of every linear layer held orthogonal and that of the last `constant` times so.
+@torch.no_grad()
+def step_back(network: nn.Sequential, constant: float) -> None:
+    """Move every weight W most of the way to the nearest orthogonal one: 3/2 W − 1/2 W WᵀW.
 
-    A weight that is not square has orthonormal rows or columns, whichever are fewer: all singular values are 1.
+    It takes a singular value 1 + e to 1 − 3/2 e² − 1/2 e³, so that after a small step of descent it is enough.
 
-    Source: A. Trockman and J. Z. Kolter, Orthogonalizing convolutional layers with the Cayley transform, 2021.
+    Source: Å. Björck and C. Bowie, SIAM Journal on Numerical Analysis 8, 1971; C. Anil et al., ICML 2019.
     """
-    layers = linear_layers(network)
-    for layer in layers:
-        orthogonal(layer, orthogonal_map="cayley")
-    parametrize.register_parametrization(layers[-1], "weight", Times(constant))
+    for weight, scale in _weights(network, constant):
+        tall = (weight if weight.shape[0] >= weight.shape[1] else weight.T) / scale
+        tall = 1.5 * tall - 0.5 * tall @ (tall.T @ tall)
+        weight.copy_(scale * (tall if weight.shape[0] >= weight.shape[1] else tall.T))
+
+
+@torch.no_grad()
+def orthogonal_end(network: nn.Sequential, constant: float) -> nn.Sequential:
+    """`network` itself, every weight replaced by the nearest orthogonal one, the last by `constant` times that.
+
+    A weight that is not square gets orthonormal rows or columns, whichever are fewer: all singular values are equal.
+    """
+    for weight, scale in _weights(network, constant):
+        left, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
+        weight.copy_(scale * left @ right)
     return network
 
 
-def dense(network: nn.Sequential) -> nn.Sequential:
-    """`network` itself, its constrained weights made plain parameters of their present values."""
-    for layer in linear_layers(network):
-        parametrize.remove_parametrizations(layer, "weight")
-    return network
-
-
-def linear_layers(network: nn.Sequential) -> list[nn.Linear]:
-    """The linear layers, first to last; a constrained one is of a subclass."""
-    return [layer for layer in network if isinstance(layer, nn.Linear)]
+def _weights(network: nn.Sequential, constant: float) -> list[tuple[Tensor, float]]:
+    """Weight and scale of every linear layer, first to last."""
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    return [(layer.weight, constant if layer is layers[-1] else 1.0) for layer in layers]
