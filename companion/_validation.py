@@ -111,9 +111,9 @@ def generate(generator, z: Tensor) -> Tensor:
     return x
 
 
-def classify(classifier, x: Tensor) -> Tensor:
+def classify(classifier, x: Tensor, *rows: Tensor) -> Tensor:
     """The logits f(x), checked to have shape (n, K) with K >= 2 and no NaN."""
-    logits = classifier(x)
+    logits = classifier(x, *rows)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0] or logits.shape[1] < 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"classifier must return logits of shape ({x.shape[0]}, K), K >= 2, got {found}")

@@ -21,8 +21,9 @@ from scipy.special import roots_legendre
 from torch import Tensor
 
 from companion import _validation as check
+from companion._isoperimetric import distinct, image_reach
 from companion._normal import density, upper_quantile
-from companion.vulnerability import _distinct, _image_reach, expected_latent_radius
+from companion.vulnerability import expected_latent_radius
 
 # Entries of a distance table that are in memory at a time.
 _TABLE_ENTRIES = 2**22
@@ -41,7 +42,7 @@ class Transport(NamedTuple):
 
 
 def expected_robustness(modulus, wasserstein, class_probabilities) -> Tensor:
-    """Theorem 4: no classifier has a larger mean r_unc on real images than ω(E) + W₁.
+    """Theorem 4: no classifier of these probabilities has a larger mean r_unc on real images than ω(E) + W₁.
 
     E bounds the mean latent radius (`vulnerability.expected_latent_radius`): √(2/π) for two equally likely classes,
     less for more classes, more if one class has over half of the mass.
@@ -66,11 +67,11 @@ def expected_robustness(modulus, wasserstein, class_probabilities) -> Tensor:
     centre = expected_latent_radius(class_probabilities).to(torch.float64)
     if centre.isinf():
         return torch.full_like(wasserstein, torch.inf)
-    value = _image_reach(modulus, centre)
+    value = image_reach(modulus, centre)
     if value.isfinite():
         steps = torch.logspace(-3, 0, 61, dtype=torch.float64, device=centre.device)[:-1]
         t = centre.detach() * torch.cat([steps.new_zeros(1), steps, 1 / steps.flip(0)])
-        slope = (_image_reach(modulus, t) - value) / (t - centre)
+        slope = (image_reach(modulus, t) - value) / (t - centre)
         steepest, flattest = slope[t > centre].max(), slope[t < centre].min()
         if steepest > flattest + 1e-9 * value / centre:
             raise ValueError(
@@ -100,7 +101,7 @@ def expected_in_distribution_radius(modulus, class_probabilities) -> Tensor:
     p = check.probabilities("class_probabilities", class_probabilities)
     if (p == 1).any():
         return p.new_tensor(torch.inf)
-    p64, count = _distinct(p[p > 0].to(torch.float64))
+    p64, count = distinct(p[p > 0].to(torch.float64))
     a = upper_quantile(p64)
     # Beyond 40 − a_i nothing is left. With t = s², a root at t = 0, as Hölder's, is no obstacle.
     end = math.sqrt(40 + max(0.0, -float(a.detach().min())))
@@ -110,7 +111,7 @@ def expected_in_distribution_radius(modulus, class_probabilities) -> Tensor:
     parts = s.square().split(max(1, _TABLE_ENTRIES // len(a)))
     slope = torch.cat([density(a + part[:, None]) @ count for part in parts])
     chance = panel * s * weights.repeat(2048) * slope
-    reach = _image_reach(modulus, s.square())
+    reach = image_reach(modulus, s.square())
     return torch.where(chance > 0, reach * chance, 0.0).sum().to(p.dtype)
 
 

@@ -44,7 +44,7 @@ def digits() -> Digits:
     """The 1,797 scanned digits that scikit-learn bundles, as 1,347 to train on and 450 held out.
 
     A pixel counts ink in a 4 × 4 block of a 32 × 32 scan (0..16), here divided by 16. The split is stratified
-    by class and always the same (`SPLIT_SEED`): every accuracy in this project is on the same 450 images.
+    by class and always the same (`SPLIT_SEED`): every accuracy on digits in this project is on the same 450 images.
 
     Returns:
         A named tuple `(train_images, train_labels, held_out_images, held_out_labels)`.

@@ -4,7 +4,7 @@
 
 For any classifier f and any point x = g(z):  ½ r_in(f; x) ≤ r_unc(f̃; x) ≤ r_in(f; x). Of the projection the
 proof needs only that it lands no farther from x + r than x itself lies. That can be checked at each point
-(`witness`), and a numerical projection has it for sure where x is among its starts (`warm_start`).
+(`witness`), and a numerical projection has it, up to rounding, where x is among its starts (`warm_start`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ class Witness(NamedTuple):
         distance: (n,) ‖g(z*) − x‖, image units, where f changes at g(z*), else `inf`. Whatever the projection
             is worth, r_in(f; x) ≤ distance ≤ ‖r‖ + residual.
         residual: (n,) ‖g(z*) − (x + r)‖, image units.
-        certified: (n,) whether f changes at g(z*) and residual ≤ ‖r‖, up to rounding: then distance ≤ 2‖r‖.
-            Where f changes but residual > ‖r‖, the projection has failed: x is nearer to x + r than g(z*).
+        certified: (n,) whether f changes at g(z*) and residual ≤ ‖r‖ (1 + 64 ε), ε the relative rounding error of the
+            dtype of x. Then distance ≤ 2‖r‖ (1 + 32 ε). It is a statement about the images and labels as g and f
+            compute them, here and now: lengths are taken in float64, so no cancellation blurs a small ‖r‖. Where it
+            is false though f changes, nothing is proved: the projection has failed, or rounding decides.
     """
 
     latent: Tensor
@@ -60,8 +62,8 @@ class ProjectedClassifier:
     Hessian H = JᵀJ + Σ_k (g(z*) − x)_k ∇²g_k. (Gauss-Newton drops the sum, right only on the manifold.)
 
     Where g offers no projection of its own, local searches (BFGS) seek z* from the nearest images of a pool
-    of latents. No search moves away from x, and for a linear g it is exact; for others it may end in a
-    local minimum, and the residual is an upper estimate of the distance.
+    of latents. No search moves away from x, but for rounding, and for a linear g it is exact, likewise;
+    for others it may end in a local minimum, and the residual is an upper estimate of the distance.
 
     Args:
         generator: the generator g, differentiable twice. If it has a method `project(x) -> z`, that is used.
@@ -70,7 +72,7 @@ class ProjectedClassifier:
         steps: most gradients per search.
         pool: latents drawn from the prior N(0, I), the same for every image.
         warm_start: None, or (m, latent_dim) latents to join the pool. At their images f̃ = f and Theorem 2
-            holds for this f̃, however badly the searches do.
+            holds for this f̃, up to rounding, however badly the searches do.
         seed: seeds the pool.
         chunk_size: searches at a time; by default as many as keep their Jacobians below about 256 MB.
 
@@ -136,15 +138,18 @@ class ProjectedClassifier:
         """
         x = check.images("x", x).detach()
         adversarial = _second_image("adversarial", adversarial, x)
-        latent, residual = self.project(adversarial)
+        latent = self.project(adversarial).latent
         with torch.no_grad():
             image = self.generator(latent)
             label, found = (check.classify(self.classifier, point).argmax(1) for point in (x, image))
-        length, distance = ((point - x).flatten(1).norm(dim=1) for point in (adversarial, image))
-        rounding = 1e3 * torch.finfo(x.dtype).eps * x.flatten(1).norm(dim=1)
-        changed = found != label
-        distance = torch.where(changed, distance, torch.inf)
-        return Witness(latent, distance, residual, changed & (residual <= length + rounding))
+        length, distance, residual = (
+            (end.double() - begin.double()).flatten(1).norm(dim=1)
+            for begin, end in ((x, adversarial), (x, image), (adversarial, image))
+        )
+        # Relative to ‖r‖: a tolerance relative to ‖x‖ would certify any witness of a short enough r.
+        certified = (found != label) & (residual <= length * (1 + 64 * torch.finfo(x.dtype).eps))
+        distance = torch.where(found != label, distance, torch.inf)
+        return Witness(latent, distance.to(x), residual.to(x), certified)
 
     def _offered(self, x: Tensor) -> Tensor:
         z = self.generator.project(x)

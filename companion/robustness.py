@@ -1,27 +1,36 @@
 """The three robustness radii of a point x = g(z), measured by attack.
 
     latent            r_Z(z)   = min ‖r‖             s.t. f(g(z + r)) ≠ f(g(z))
-    in-distribution   r_in(x)  = min ‖g(z + r) − x‖  s.t. f(g(z + r)) ≠ f(x)           (deck equation 2)
-    unconstrained     r_unc(x) = min ‖r‖             s.t. f(x + r) ≠ f(x)              (deck equation 3)
+    in-distribution   r_in(x)  = min ‖g(z + r) − x‖  s.t. f(g(z + r)) ≠ f(x)           (Fawzi et al., equation 2)
+    unconstrained     r_unc(x) = min ‖r‖             s.t. f(x + r) ≠ f(x)              (Fawzi et al., equation 3)
 
-Always r_unc ≤ r_in ≤ ω(r_Z). An attack finds points that are adversarial, not that no nearer one exists: every radius
-here is an upper estimate, `inf` where none was found. Each comes with its witness, which is classified again at the
-end.
+Always r_unc ≤ r_in ≤ ω(r_Z⁺), the limit from the right. An attack finds points that are adversarial, not that no nearer
+one exists: every radius here is an upper estimate, `inf` where none was found. Each comes with its witness, which was
+classified again at the end: under the settings of the caller (TF32, autocast, half precision) and in another batch.
+
+Generator and classifier may be anybody's. They get copies, so that they may work in place; their parameters need no
+preparation; one that is random, or lets the rows of a batch hang together, is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
-from tqdm.auto import tqdm
 
+from companion import _chunks
 from companion import _validation as check
-from companion.attacks.margin import fooled, margin, margin_and_gradient
-from companion.attacks.minimal import minimal_l2
-from companion.smoothness import jacobian
+from companion._calls import Composed, Guarded, full_precision, guarded, working
+from companion._chunks import Interrupted as Interrupted
+from companion._chunks import in_chunks
+from companion.attacks import pullback
+from companion.attacks.boundary import Boundary
+from companion.attacks.minimal import attack, settle
+
+# How often the searches of `radii` hand each other what they found; they stop when none found more.
+_EXCHANGES = 3
 
 
 class Radii(NamedTuple):
@@ -52,11 +61,7 @@ def compose(generator, classifier):
     """
     check.latent_dim(generator)
     check.network("classifier", classifier)
-
-    def composed(z: Tensor) -> Tensor:
-        return classifier(generator(z))
-
-    return composed
+    return Composed(generator, classifier)
 
 
 def radii(
@@ -68,42 +73,40 @@ def radii(
     metric_steps: int = 60,
     bounds=None,
     max_latent_norm: float | None = None,
-    chunk_size: int = 512,
+    seed: int = 0,
+    chunk_size: int | None = None,
     progress: bool = False,
 ) -> Radii:
-    """All three radii of the points g(z), each search starting from the witness of the one before.
+    """All three radii of the points g(z); what one search finds is where the others start, until none finds more.
 
-    So r_unc ≤ r_in ≤ ‖g(z + r) − g(z)‖ at the latent witness, for every row, by construction.
+    So r_unc ≤ r_in ≤ ‖g(z + r) − g(z)‖ at the latent witness in every row, and no witness of r_in lies nearer to z than
+    r_Z. With `max_latent_norm` r_in is another number, the least inside the ball, and may exceed the right-hand side.
 
     Args:
         generator: the generator g.
         classifier: the classifier f.
         z: (n, latent_dim) latents.
         steps: gradients per row for each of the attacks on f∘g and on f.
-        metric_steps: steps along the data manifold per row, as of `in_distribution_radius`.
+        metric_steps: Jacobians per row, as of `in_distribution_radius`.
         bounds: None, or the pixel box (low, high) of the unconstrained attack.
         max_latent_norm: None, or the largest ‖z + r‖ allowed to the in-distribution witness.
-        chunk_size: rows at a time, which bounds memory.
+        seed: seeds the samples of the prior.
+        chunk_size: rows at a time; by default at most 512, fewer where memory asks for it.
         progress: show a progress bar.
 
     Returns:
         `Radii` of n rows.
+
+    Raises:
+        ValueError: as `latent_radius` and `in_distribution_radius`.
+        Interrupted: on Ctrl-C, with the rows that were finished.
     """
-    z = check.latents(generator, z).detach()
-    options = dict(steps=steps, chunk_size=chunk_size, progress=progress, return_witness=True)
-    latent, latent_witness = latent_radius(generator, classifier, z, **options)
-    in_distribution, in_witness = in_distribution_radius(
-        generator,
-        classifier,
-        z,
-        metric_steps=metric_steps,
-        max_latent_norm=max_latent_norm,
-        start=latent_witness,
-        **options,
-    )
-    x, on_manifold = _images(generator, z, chunk_size), _images(generator, in_witness, chunk_size)
-    unconstrained, witness = unconstrained_radius(classifier, x, bounds=bounds, start=on_manifold, **options)
-    return Radii(latent, in_distribution, unconstrained, latent_witness, in_witness, witness)
+    options = dict(metric_steps=metric_steps, max_latent_norm=max_latent_norm, seed=seed)
+    with _case(generator, classifier, z, steps, **options) as case:
+        image = case.image(case.z, torch.arange(len(case.z), device=case.z.device))
+        bounds = check.box("bounds", bounds, image)
+        with guarded("classifier", classifier, image) as (call, x):
+            return _all_radii(case, call, x, steps, bounds, chunk_size, progress)
 
 
 def latent_radius(
@@ -112,7 +115,7 @@ def latent_radius(
     z,
     *,
     steps: int = 100,
-    chunk_size: int = 512,
+    chunk_size: int | None = None,
     progress: bool = False,
     return_witness: bool = False,
 ):
@@ -123,25 +126,22 @@ def latent_radius(
         classifier: the classifier f.
         z: (n, latent_dim) latents.
         steps: gradients per row.
-        chunk_size: rows at a time, which bounds memory.
+        chunk_size: rows at a time; by default at most 512, fewer where memory asks for it.
         progress: show a progress bar.
         return_witness: also return the points z + r.
 
     Returns:
         (n,) radii in latent units, `inf` where none was found; with `return_witness` also (n, latent_dim) points,
-        equal to `z` where none was found.
+        equal to `z` where none was found. Both in the precision of the generator's parameters.
+
+    Raises:
+        ValueError: for what is no generator, classifier or batch of latents, a model in training mode, without
+            gradients, random, or that lets the rows of a batch hang together.
+        Interrupted: on Ctrl-C, with the rows that were finished.
     """
-    z = check.latents(generator, z).detach()
-    composed = compose(generator, classifier)
-    if len(z):
-        check.classify(classifier, check.generate(generator, z[:1]))
-
-    def search(part: Tensor) -> tuple[Tensor, Tensor]:
-        y = _labels(composed, part)
-        witness = minimal_l2(composed, part, y, steps=steps)
-        return _verified((witness - part).norm(dim=1), composed, witness, y), witness
-
-    radius, witness = _in_chunks(search, (z,), chunk_size, progress, "latent radius")
+    with _case(generator, classifier, z, steps) as case:
+        unfinished = torch.full_like(case.z[:, 0], torch.nan), case.z
+        radius, witness = in_chunks(case.latent, unfinished, case.rows(chunk_size), progress, "latent radius")
     return (radius, witness) if return_witness else radius
 
 
@@ -155,92 +155,46 @@ def in_distribution_radius(
     max_latent_norm: float | None = None,
     start=None,
     seed: int = 0,
-    chunk_size: int = 512,
+    chunk_size: int | None = None,
     progress: bool = False,
     return_witness: bool = False,
 ):
     """The in-distribution radius r_in: the smallest image change along the generator's range that changes the label.
 
-    Image distances near z are measured by the pull-back metric JᵀJ of the generator. In coordinates in which it is the
-    identity, r_in is an ordinary L2 radius: the first three metric steps are `attacks.minimal_l2` there, the first in
-    the metric at z, the others in the mean of it and that at the witness found so far, with ever less damping.
-
-    The other steps follow the image distance itself: each minimises its Gauss-Newton model on the linearised boundary
-    of f∘g, with Levenberg-Marquardt damping and a Newton correction back over the boundary. If they are 18 or more, six
-    searches begin, one at the witness and five where the way to samples of the prior that lie near in the image and in
-    another class crosses the boundary; after a third of these steps three go on, after another the best.
+    Image distances near a latent are measured by the pull-back metric JᵀJ of the generator. In coordinates in which it
+    is the identity, r_in is an ordinary L2 radius: with the first three metrics, `attacks.minimal_l2` searches there.
+    The others serve Levenberg-Marquardt steps on the image distance itself, along the linearised boundary of f∘g. From
+    the fourth on, these begin at the best point so far and at up to six samples of the prior that lie near in the
+    image and in another class. One fixed sequence, which `metric_steps` only cuts off: more never give a larger radius.
 
     Args:
-        generator: the generator g, differentiable in forward mode.
+        generator: the generator g.
         classifier: the classifier f.
         z: (n, latent_dim) latents.
         steps: gradients per row of the latent search for a start.
-        metric_steps: steps in the pull-back metric per row, all searches together; each costs a Jacobian (latent_dim
-            forward passes), the first three 12 gradients more.
+        metric_steps: Jacobians per row, each of latent_dim forward passes and some gradients more.
         max_latent_norm: None, or R > 0: only witnesses with ‖z + r‖ ≤ R count. The unrestricted optimum may lie
             where the prior has no mass.
         start: None, or (n, latent_dim) points to start from instead of a latent search, such as latent witnesses.
         seed: seeds the samples of the prior.
-        chunk_size: rows at a time, which bounds memory.
+        chunk_size: rows at a time; by default at most 512, fewer where memory asks for it.
         progress: show a progress bar.
         return_witness: also return the points z + r.
 
     Returns:
         (n,) radii in image units, `inf` where none was found; with `return_witness` also (n, latent_dim) points.
 
+    Raises:
+        ValueError: as `latent_radius`; for a `start` or an option out of range.
+        Interrupted: on Ctrl-C, with the rows that were finished.
+
     Source: definition, Fawzi et al. (2018), equation (2); method, own.
     """
-    z = check.latents(generator, z).detach()
-    composed = compose(generator, classifier)
-    metric_steps = check.integer("metric_steps", metric_steps, minimum=0)
-    if max_latent_norm is not None:
-        max_latent_norm = check.positive("max_latent_norm", max_latent_norm)
-    if len(z):
-        check.classify(classifier, check.generate(generator, z[:1]))
-    if start is None:
-        start = latent_radius(
-            generator, classifier, z, steps=steps, chunk_size=chunk_size, progress=progress, return_witness=True
-        )[1]
-    start = check.latents(generator, start, "start").to(z)
-    if start.shape != z.shape:
-        raise ValueError(f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}")
-
-    leaps = min(metric_steps, len(_DAMPING))
-    # Six searches of a few steps each, then three, then one; the first costs a third of the steps, and so the second.
-    laps = (metric_steps - leaps) // 18
-    pool = _pool(generator, composed, z, max_latent_norm, seed, chunk_size) if laps and len(z) else None
-
-    def search(part: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
-        y = _labels(composed, part)
-        if leaps:
-            begin = _leap(generator, composed, part, y, begin, leaps, max_latent_norm)
-        points = begin[:, None]
-        if pool:
-            points = torch.cat([points, _crossings(generator, composed, part, y, pool, 5)], dim=1)
-        points = _into_ball(points.flatten(0, 1), max_latent_norm).view_as(points)
-        rounds = [(points.shape[1], laps), (min(3, points.shape[1]), 2 * laps)] if pool else []
-        left = metric_steps - leaps - sum(size * steps for size, steps in rounds)
-        distance = None
-        for size, steps in [*rounds, (1, left)]:
-            if distance is not None:
-                # Searches that end at the same point tie but for rounding: the earlier one wins, in every batch.
-                handicap = 1 + 1e-5 * torch.arange(distance.shape[1], device=z.device)
-                kept = (distance * handicap).topk(size, dim=1, largest=False).indices
-                points = points.gather(1, kept[..., None].expand(-1, -1, points.shape[2]))
-            many, label = part.repeat_interleave(size, 0), y.repeat_interleave(size)
-            found = points.flatten(0, 1).clone()
-            # Whatever has another label counts, however close: a start that an attack has found is never lost.
-            known = torch.nonzero(_labels(composed, found) != label)[:, 0]
-            found[known] = _descend(
-                generator, composed, many[known], label[known], found[known], steps, max_latent_norm
-            )
-            distance = torch.full_like(many[:, 0], torch.inf)
-            distance[known] = _image_distance(generator, many[known], found[known])
-            points, distance = found.view_as(points), distance.view(-1, size)
-        witness = torch.where(distance.isfinite(), points[:, 0], part)
-        return _verified(_image_distance(generator, part, witness), composed, witness, y), witness
-
-    radius, witness = _in_chunks(search, (z, start), chunk_size, progress, "in-distribution radius")
+    options = dict(metric_steps=metric_steps, max_latent_norm=max_latent_norm, seed=seed, start=start)
+    with _case(generator, classifier, z, steps, **options) as case:
+        unfinished = torch.full_like(case.z[:, 0], torch.nan), case.z
+        rows = case.rows(chunk_size)
+        radius, witness = in_chunks(case.in_distribution, unfinished, rows, progress, "in-distribution radius")
     return (radius, witness) if return_witness else radius
 
 
@@ -251,7 +205,7 @@ def unconstrained_radius(
     steps: int = 100,
     bounds=None,
     start=None,
-    chunk_size: int = 512,
+    chunk_size: int | None = None,
     progress: bool = False,
     return_witness: bool = False,
 ):
@@ -263,197 +217,161 @@ def unconstrained_radius(
         steps: gradients per row of `attacks.minimal_l2`.
         bounds: None, as in the definition, or the pixel box (low, high).
         start: None, or (n, *image) points, such as in-distribution witnesses; adversarial ones are improved on.
-        chunk_size: rows at a time, which bounds memory.
+        chunk_size: rows at a time; by default at most 512, fewer where memory asks for it.
         progress: show a progress bar.
         return_witness: also return the points x + r.
 
     Returns:
-        (n,) radii in image units, `inf` where none was found; with `return_witness` also (n, *image) points.
+        (n,) radii in image units, `inf` where none was found; with `return_witness` also (n, *image) points. Both in
+        the precision of the classifier's parameters.
+
+    Raises:
+        ValueError: as `latent_radius`, for images.
+        Interrupted: on Ctrl-C, with the rows that were finished.
     """
     check.network("classifier", classifier)
     x = check.images("x", x).detach()
-    if len(x):
-        check.classify(classifier, x[:1])
+    bounds, steps = check.box("bounds", bounds, x), check.integer("steps", steps, minimum=1)
     if start is not None:
-        start = check.images("start", start).to(x)
+        start = check.images("start", start).detach()
         if start.shape != x.shape:
             raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, got {tuple(start.shape)}")
+    with guarded("classifier", classifier, x) as (call, x):
+        y = _labels(call, x)
+        starts = [] if start is None else [start.to(x)]
 
-    def search(part: Tensor, *begin: Tensor) -> tuple[Tensor, Tensor]:
-        y = _labels(classifier, part)
-        witness = minimal_l2(classifier, part, y, steps=steps, bounds=bounds, start=begin[0] if begin else None)
-        return _verified((witness - part).flatten(1).norm(dim=1), classifier, witness, y), witness
+        def search(rows: Tensor) -> tuple[Tensor, Tensor]:
+            return _nearest_image(call, x[rows], y[rows], rows, steps, bounds, [start[rows] for start in starts])
 
-    columns = (x,) if start is None else (x, start)
-    radius, witness = _in_chunks(search, columns, chunk_size, progress, "unconstrained radius")
+        chunk = _chunks.size(chunk_size, 32 * x[:1].nbytes, x.device)
+        unfinished = torch.full_like(x.flatten(1)[:, 0], torch.nan), x
+        radius, witness = in_chunks(search, unfinished, chunk, progress, "unconstrained radius")
     return (radius, witness) if return_witness else radius
 
 
-# The share of its mean eigenvalue that is added to the metric of each leap: much while it is known at z alone.
-_DAMPING = (1e-1, 1e-2, 1e-3)
+def _all_radii(case: _Case, call: Guarded, x: Tensor, steps: int, bounds, chunk_size, progress: bool) -> Radii:
+    def search(rows: Tensor) -> tuple[Tensor, ...]:
+        latent, inside = case.both(rows)
+        starts = [case.image(witness, rows) for _, witness in (inside, latent)]
+        unconstrained = _nearest_image(call, x[rows], case.y[rows], rows, steps, bounds, starts)
+        # The radii first, then the witnesses.
+        return tuple(column for pair in zip(latent, inside, unconstrained, strict=True) for column in pair)
+
+    unknown = [torch.full_like(entry.flatten(1)[:, 0], torch.nan) for entry in (case.z, x, x)]
+    unfinished, rows = (*unknown, case.z, case.z, x), case.rows(chunk_size)
+    return in_chunks(search, unfinished, rows, progress, "radii", make=lambda columns: Radii(*columns))
 
 
-def _leap(generator, composed, z: Tensor, y: Tensor, start: Tensor, leaps: int, max_norm) -> Tensor:
-    """The nearest in the image of `start` and of what up to three searches in the pull-back metric find."""
-
-    def inside(points: Tensor) -> Tensor:
-        return composed(_into_ball(points, max_norm))
-
-    best = _into_ball(start, max_norm)
-    distance = torch.where(_labels(composed, best) != y, _image_distance(generator, z, best), torch.inf)
-    metric = at_z = _metric(generator, z)
-    for damping in _DAMPING[:leaps]:
-        if damping < _DAMPING[0]:
-            metric = (at_z + _metric(generator, best)) / 2
-        # A row without a metric, where the generator has no derivative, is passed over.
-        damped = _damped(metric, damping).nan_to_num(0.0, 0.0, 0.0)
-        found = _into_ball(minimal_l2(inside, z, y, steps=12, start=best, metric=damped), max_norm)
-        reached = _image_distance(generator, z, found)
-        better = fooled(composed, found, y) & (reached < distance)
-        best, distance = torch.where(better[:, None], found, best), torch.where(better, reached, distance)
-    return best
-
-
-def _metric(generator, z: Tensor) -> Tensor:
-    """The pull-back metric JᵀJ of the generator, (n, d, d)."""
-    matrix = _jacobian(generator, z)
-    return matrix.mT @ matrix
-
-
-def _damped(metric: Tensor, damping) -> Tensor:
-    """The metrics (n, d, d) plus `damping`, a number or (n,), times their mean eigenvalues: JᵀJ may be singular."""
-    mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(metric.dtype).tiny)
-    return metric + torch.diag_embed((damping * mean)[:, None].expand(-1, metric.shape[1]))
-
-
-def _jacobian(generator, z: Tensor) -> Tensor:
-    """The Jacobians, on a processor for so few rows at a time that their tangents fit its caches."""
-    rows = max(1, 400 // z.shape[1] if z.device.type == "cpu" else len(z))
-    return torch.cat([jacobian(generator, part) for part in z.split(rows)])
-
-
-def _descend(generator, composed, z: Tensor, y: Tensor, start: Tensor, steps: int, max_norm) -> Tensor:
-    """Points over the boundary with ever smaller image distance to g(z), from the adversarial points `start`."""
-    best = start.clone()
-    with torch.no_grad():
-        target = generator(z).flatten(1)
-        distance = (generator(best).flatten(1) - target).norm(dim=1)
-    damping, rounding = torch.full_like(distance, 1e-3), torch.finfo(z.dtype).eps
-    rows = torch.arange(len(z), device=z.device)
-    for _ in range(steps):
-        if not len(rows):
-            break
-        point, label = best[rows], y[rows]
-        value, _, normal = margin_and_gradient(composed, point, label)
-        matrix = _jacobian(generator, point)
-        with torch.no_grad():
-            error = generator(point).flatten(1) - target[rows]
-        metric = _damped(matrix.mT @ matrix, damping[rows])
-        pull = torch.stack([-(matrix.mT @ error[..., None])[..., 0], normal], dim=2)
-        solved = torch.linalg.solve_ex(metric, pull)[0]
-        free, along = solved[..., 0], solved[..., 1]
-        curvature = (normal * along).sum(1).clamp(min=torch.finfo(z.dtype).tiny)
-        aim = 1e-5 * (normal * (point - z[rows])).sum(1).abs()
-        step = free + along * ((aim - value - (normal * free).sum(1)).clamp(min=0) / curvature)[:, None]
-        trial = _into_ball(point + step, max_norm)
-        for _ in range(2):
-            with torch.no_grad():
-                missing = aim - margin(composed(trial), label)
-            trial = _into_ball(trial + along * (missing.clamp(min=0) / curvature)[:, None], max_norm)
-        with torch.no_grad():
-            reached = (generator(trial).flatten(1) - target[rows]).norm(dim=1)
-        # NaN from a singular solve compares false and is rejected.
-        better = (reached < distance[rows] * (1 - rounding)) & fooled(composed, trial, label)
-        gain = torch.where(better, 1 - reached / distance[rows], 0.0)
-        best[rows[better]] = trial[better]
-        distance[rows[better]] = reached[better]
-        damping[rows] = torch.where(better, (damping[rows] / 4).clamp(min=1e-9), damping[rows] * 6)
-        rows = rows[(damping[rows] < 1e6) & ~(better & (gain < 8 * rounding))]
-    return best
-
-
-# Samples of the prior among which the in-distribution search looks for starts.
-_POOL = 1000
-
-
-def _pool(generator, composed, z: Tensor, max_norm, seed: int, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples of the prior, inside the ball if there is one, with their images (flat) and labels."""
-    draws = torch.randn(_POOL, z.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
-    draws = _into_ball(draws, max_norm)
-    label = _in_chunks(lambda part: (_labels(composed, part),), (draws,), chunk_size, False, "labels")[0]
-    return draws, _images(generator, draws, chunk_size).flatten(1), label
-
-
-def _crossings(generator, composed, z: Tensor, y: Tensor, pool, count: int) -> Tensor:
-    """Where the ways from each z (n, d) to the nearest samples of at most `count` other classes leave its class.
-
-    Near means near in the image; the crossing is found by bisection in Z. A row for which the pool has too few classes
-    gets points that are not adversarial.
-    """
-    draws, images, label = pool
-    with torch.no_grad():
-        distance = torch.cdist(generator(z).flatten(1), images, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = [distance.masked_fill((label != k) | (y == k)[:, None], torch.inf).min(1) for k in label.unique()]
-    order = torch.stack([entry.values for entry in nearest], 1).topk(min(count, len(nearest)), largest=False).indices
-    far = draws[torch.stack([entry.indices for entry in nearest], 1).gather(1, order)]
-    many, label = z[:, None].expand_as(far).flatten(0, 1), y.repeat_interleave(far.shape[1])
-    low, high, way = torch.zeros_like(many[:, :1]), torch.ones_like(many[:, :1]), far.flatten(0, 1) - many
-    for _ in range(10):
-        middle = (low + high) / 2
-        over = fooled(composed, many + middle * way, label)[:, None]
-        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-    return (many + high * way).view_as(far)
-
-
-def _image_distance(generator, z: Tensor, other: Tensor) -> Tensor:
-    with torch.no_grad():
-        return (generator(other) - generator(z)).flatten(1).norm(dim=1)
-
-
-def _into_ball(z: Tensor, max_norm: float | None) -> Tensor:
-    """The points z, those outside the ball of radius `max_norm` moved radially to its surface."""
-    if max_norm is None:
-        return z
-    return torch.where(z.norm(dim=1, keepdim=True) > max_norm, max_norm * (1 - 1e-6) * normalize(z, dim=1), z)
-
-
-def _labels(classifier, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return check.classify(classifier, x).argmax(1)
-
-
-def _verified(radius: Tensor, classifier, witness: Tensor, y: Tensor) -> Tensor:
-    """The radii whose witness is indeed classified otherwise; `inf` for the rest."""
-    return torch.where(_labels(classifier, witness) != y, radius, torch.inf)
-
-
-def _images(generator, z: Tensor, chunk_size: int) -> Tensor:
-    with torch.no_grad():
+@contextlib.contextmanager
+def _case(generator, classifier, z, steps, *, metric_steps=0, max_latent_norm=None, seed=0, start=None):
+    """A `_Case` of checked arguments, for the time of the `with` block."""
+    z = check.latents(generator, z)
+    check.network("classifier", classifier)
+    steps, metric_steps = (
+        check.integer(name, value, minimum=least)
+        for name, value, least in (("steps", steps, 1), ("metric_steps", metric_steps, 0))
+    )
+    seed = check.integer("seed", seed, minimum=0)
+    max_norm = None if max_latent_norm is None else check.positive("max_latent_norm", max_latent_norm)
+    if start is not None:
+        start = check.tensor("start", start).detach()
+        if start.shape != z.shape:
+            raise ValueError(f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}")
+    with guarded("generator", generator, z, generates=True) as (g, z):
         if not len(z):
-            return check.generate(generator, z)
-        return _in_chunks(lambda part: (check.generate(generator, part),), (z,), chunk_size, False, "images")[0]
+            # Only the shape of an image can be told.
+            check.generate(g, z)
+        with guarded("classifier", Composed(generator, classifier), z) as (composed, _):
+            yield _Case(g, composed, z, steps, metric_steps, max_norm, seed, None if start is None else start.to(z))
 
 
-def _in_chunks(search, columns: tuple[Tensor, ...], chunk_size: int, progress: bool, name: str):
-    """`search` on `chunk_size` rows at a time, what it returns put together again; an empty batch is returned.
+class _Case:
+    """A generator and a classifier around n latents, with a search for each radius; rows are given as numbers (k,).
 
-    Where the device runs out of memory, the chunk is halved and tried again; what was found before is kept.
+    A search returns (k,) radii, `inf` where none was found, and (k, latent_dim) witnesses that were classified again.
     """
-    chunk_size = check.integer("chunk_size", chunk_size, minimum=1)
-    first = columns[0]
-    if not len(first):
-        return first.new_zeros(0), first
-    found, done = [], 0
-    with tqdm(total=len(first), desc=name, disable=not progress) as bar:
-        while done < len(first):
-            part = [column[done : done + chunk_size] for column in columns]
-            try:
-                found.append(search(*part))
-            except torch.OutOfMemoryError:
-                if len(part[0]) == 1:
-                    raise
-                chunk_size = len(part[0]) // 2
-                continue
-            done += len(part[0])
-            bar.update(len(part[0]))
-    return tuple(torch.cat(column) for column in zip(*found, strict=True))
+
+    def __init__(self, generator: Guarded, composed: Guarded, z: Tensor, steps, metric_steps, max_norm, seed, start):
+        self.generator, self.composed, self.z, self.start = generator, composed, z, start
+        self.steps, self.metric_steps, self.max_norm, self.seed = steps, metric_steps, max_norm, seed
+        self.y, self.pool = _labels(composed, z), None
+
+    def rows(self, chunk_size) -> int:
+        """How many rows at a time: a row holds some (latent_dim, latent_dim) matrices for each of its six searches."""
+        dim = self.z.shape[1]
+        numbers = 24 * dim * dim + 2 * pullback.POOL * dim
+        return _chunks.size(chunk_size, numbers * self.z.element_size(), self.z.device)
+
+    def image(self, z: Tensor, rows: Tensor) -> Tensor:
+        return self.generator.of(z, rows)
+
+    def latent(self, rows: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, y = self.z[rows], self.y[rows]
+        witness = attack(self.composed, z, y, steps=self.steps, start=start, rows=rows, own=True)
+        return _radius(self.composed, y, rows, witness, _length(witness - z)), witness
+
+    def in_distribution(self, rows: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if start is None:
+            start = self.latent(rows)[1] if self.start is None else self.start[rows]
+        z, y = self.z[rows], self.y[rows]
+        with full_precision(z.device):
+            if self.metric_steps > 3 and self.pool is None:
+                self.pool = pullback.prior_pool(self.generator, self.composed, self.z, self.max_norm, self.seed)
+            boundary = Boundary(self.composed, working(z), y, max_norm=self.max_norm, rows=rows)
+            surface = pullback.Range(self.generator, boundary)
+            found = pullback.search(surface, working(start), self.metric_steps, self.pool)
+        witness = settle(self.composed, z, y, found.to(z.dtype), rows=rows, max_norm=self.max_norm)
+        return self._image_radius(z, y, witness, rows), witness
+
+    def both(self, rows: Tensor):
+        """(r_Z, witness) and (r_in, witness), each search begun again where the other's witness is nearer."""
+        z, y = self.z[rows], self.y[rows]
+        latent = self.latent(rows)
+        inside = self.in_distribution(rows, latent[1])
+        for _ in range(_EXCHANGES):
+            nearer = torch.where(inside[0].isfinite(), _length(inside[1] - z), torch.inf) < latent[0]
+            if not nearer.any():
+                break
+            # The witness of r_in counts for r_Z as it is, and the search begun there may come nearer still.
+            latent = _nearer(latent, (torch.where(nearer, _length(inside[1] - z), torch.inf), inside[1]))
+            latent = _nearer(latent, self.latent(rows, latent[1]))
+            if self.max_norm is None:
+                inside = _nearer(inside, (self._image_radius(z, y, latent[1], rows), latent[1]))
+        reached = torch.where(inside[0].isfinite(), _length(inside[1] - z), torch.inf)
+        return _nearer(latent, (reached, inside[1])), inside
+
+    def _image_radius(self, z: Tensor, y: Tensor, witness: Tensor, rows: Tensor) -> Tensor:
+        length = _length(self.image(witness, rows) - self.image(z, rows))
+        return _radius(self.composed, y, rows, witness, length)
+
+
+def _nearest_image(call: Guarded, x: Tensor, y: Tensor, rows: Tensor, steps: int, bounds, starts: list[Tensor]):
+    """r_unc (k,) with its witnesses, no farther than those of the points `starts` that are classified otherwise."""
+    nearest = torch.full_like(x.flatten(1)[:, 0], torch.inf), x
+    for start in starts:
+        start = start.to(x) if bounds is None else start.to(x).clamp(*bounds)
+        nearest = _nearer(nearest, (_radius(call, y, rows, start, _length(start - x)), start))
+    witness = attack(call, x, y, steps=steps, bounds=bounds, start=nearest[1], rows=rows, own=True)
+    return _nearer((_radius(call, y, rows, witness, _length(witness - x)), witness), nearest)
+
+
+def _nearer(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """(radius, witness) of whichever radius (k,) is smaller in each row."""
+    better = other[0] < one[0]
+    shape = [-1] + [1] * (one[1].ndim - 1)
+    return torch.where(better, other[0], one[0]), torch.where(better.reshape(shape), other[1], one[1])
+
+
+def _radius(call: Guarded, y: Tensor, rows: Tensor, witness: Tensor, length: Tensor) -> Tensor:
+    """The lengths (k,) where the witness is classified otherwise than `y`, else `inf`."""
+    return torch.where(call.of(witness, rows).argmax(1) != y, length, torch.inf)
+
+
+def _length(change: Tensor) -> Tensor:
+    return working(change).flatten(1).norm(dim=1).to(change.dtype)
+
+
+def _labels(call: Guarded, x: Tensor) -> Tensor:
+    if not len(x):
+        return torch.zeros(0, dtype=torch.long, device=x.device)
+    return check.classify(call.of, x, torch.arange(len(x), device=x.device)).argmax(1)

@@ -22,6 +22,8 @@ from companion.vulnerability import clopper_pearson_upper
 
 # Entries of a (latents, classes) table that are in memory at a time.
 _TABLE_ENTRIES = 2**20
+# Added to the seed of latents that something is fitted to.
+_FITTING = 2**31
 # Step of the trapezoidal rule: for these entire, fast-decaying integrands its error is below rounding.
 _STEP = 1 / 64
 
@@ -138,14 +140,15 @@ def balanced(
         partition: a `LinearPartition`, its weights all different.
         class_probabilities: (K,) positive probabilities, by default 1/K each.
         samples: latents that the biases are fitted to; the shares are off by the sampling error of as many.
-        seed: seeds these latents; measure the result with another seed.
+        seed: seeds these latents. They are others than those of the functions that measure, also for the same seed:
+            what was fitted to a sample must not be measured on it.
 
     Warns:
         RuntimeWarning: if the shares did not come within the sampling error.
     """
     reduced = _reduced(partition)
     samples = check.integer("samples", samples, minimum=1)
-    logits = torch.cat([reduced(z) for z in _latents(reduced, samples, seed)])
+    logits = torch.cat([reduced(z) for z in _latents(reduced, samples, _FITTING + seed)])
     biases = reduced.biases + balancing_biases(logits, class_probabilities)
     return LinearPartition(partition.weights, biases)
 
@@ -246,7 +249,7 @@ def exact_latent_radius(partition: LinearPartition, z) -> Tensor:
 def class_probabilities(partition: LinearPartition, *, samples: int = 10**6, seed: int = 0) -> Tensor:
     """The class frequencies (K,) of a linear partition under N(0, I), over `samples` latents.
 
-    Each is off by about √(p(1 − p)/samples).
+    Estimates: each is off by about √(p(1 − p)/samples). `vulnerability.least_favourable` makes counts safe.
     """
     reduced = _reduced(partition)
     samples = check.integer("samples", samples, minimum=1)
@@ -339,8 +342,8 @@ def simplex_perimeter(num_classes: int) -> Tensor:
 def half_space_perimeter(class_probabilities) -> Tensor:
     """The total Gaussian perimeter Σ_i φ(a_i), a_i = Φ⁻¹(1 − p_i), of half-spaces of these probabilities.
 
-    It is the slope of the bound (4) at t = 0: no partition has a smaller perimeter, and none of K ≥ 3 classes
-    attains it.
+    It is the slope of the bound (4) at t = 0: no partition has a smaller perimeter, and none with three or more classes
+    of positive probability attains it.
 
     Args:
         class_probabilities: (K,) probabilities, K ≥ 2, sum 1.

@@ -11,6 +11,7 @@ open, and the form in print; and they search the shortest perturbation that fool
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 
 from companion import _validation as check
+from companion._calls import full_precision, guarded
+from companion._chunks import in_chunks
+from companion._isoperimetric import latent_reach, weighted_bound
 from companion.attacks.margin import fooled, margin, margin_and_gradient
-from companion.robustness import _in_chunks
 from companion.tightness import LinearPartition
-from companion.vulnerability import _latent_reach, _weighted_bound, clopper_pearson_upper
+from companion.vulnerability import clopper_pearson_upper
 
 
 class Overlap(NamedTuple):
@@ -40,12 +43,14 @@ def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, nu
     """Theorem 3, sharp: at least this fraction of the data has one perturbation that fools every classifier.
 
     For f and h it is Σ_i [Φ(a_i + t) − Φ(a_i)] − 2δ, the sum of (4) with δ added to the largest class probability;
-    0 where that is negative. It needs no balance of the classes, and for K = 2 no larger bound holds.
+    0 where that is negative. It needs no balance of the classes, and for K = 2, unless the larger p_i + δ exceeds 1, no
+    larger bound holds.
 
     Args:
         eta: any shape, at least 0, in image units (`inf` allowed).
         disagreement: δ, one number in [0, 1], an upper bound on the probability that the labels are not all equal.
-        class_probabilities: (K,) class probabilities of *one* of the classifiers, any of them, K ≥ 2, sum 1.
+        class_probabilities: (K,) class probabilities of *one* of the classifiers, any of them, K ≥ 2, sum 1; from
+            counts, those of `vulnerability.least_favourable`.
         modulus: the generator's modulus of continuity ω; only `modulus.inverse` is used.
         num_classifiers: k ≥ 1. For k > 2, δ is added to the min(k, K) − 1 largest classes.
 
@@ -64,7 +69,7 @@ def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, nu
     largest = p.topk(min(k, p.numel()) - 1).indices
     added = torch.minimum(delta, 1 - p[largest])
     loss = delta + added.sum()
-    return _overlap_bound(_latent_reach(modulus, eta), p.index_add(0, largest, added), loss).to(eta.dtype)
+    return _overlap_bound(latent_reach(modulus, eta), p.index_add(0, largest, added), loss).to(eta.dtype)
 
 
 def balanced_transferable_fraction(eta, disagreement, class_probabilities, modulus) -> Tensor:
@@ -96,7 +101,7 @@ def balanced_transferable_fraction(eta, disagreement, class_probabilities, modul
             f"class_probabilities and disagreement must satisfy p_i + disagreement <= 1/2 for every i, got {largest:g};"
             " transferable_fraction needs no such condition"
         )
-    t = _latent_reach(modulus, eta)
+    t = latent_reach(modulus, eta)
     return (1 - math.sqrt(math.pi / 2) * torch.exp(-t.square() / 2) - 2 * delta).to(eta.dtype)
 
 
@@ -160,7 +165,7 @@ def overlap_transferable_fraction(eta, disagreement, class_unions, modulus) -> T
     excess = unions.sum() - 1
     if excess < -1e-6:
         raise ValueError(f"class_unions must sum to at least 1, got {float(unions.sum()):g}")
-    return _overlap_bound(_latent_reach(modulus, eta), unions, delta + excess).to(eta.dtype)
+    return _overlap_bound(latent_reach(modulus, eta), unions, delta + excess).to(eta.dtype)
 
 
 def joint_radius(
@@ -210,22 +215,42 @@ def joint_radius(
         start = check.images("start", start).detach().to(x)
         if start.shape != x.shape:
             raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, got {tuple(start.shape)}")
+    with contextlib.ExitStack() as stack:
+        calls = []
+        for j, classifier in enumerate(classifiers):
+            call, x = stack.enter_context(guarded(f"classifiers[{j}]", classifier, x))
+            calls.append(call)
+        search = _joint_search(calls, x, pool.to(x), starts, steps, None if start is None else start.to(x))
+        unfinished = torch.full_like(x.flatten(1)[:, 0], torch.nan), x
+        chunk = check.integer("chunk_size", chunk_size, minimum=1)
+        radius, witness = in_chunks(search, unfinished, chunk, progress, "joint radius")
+    return (radius, witness) if return_witness else radius
+
+
+def _joint_search(classifiers, x: Tensor, pool: Tensor, starts: int, steps: int, start: Tensor | None):
+    """Row numbers (k,) -> joint radii and witnesses; searched in full precision, verified as the caller computes."""
     pool_labels = _labels(classifiers, pool) if len(x) else None
 
-    def search(part: Tensor, *begin: Tensor) -> tuple[Tensor, Tensor]:
+    def search(rows: Tensor) -> tuple[Tensor, Tensor]:
+        part = x[rows]
         y = _labels(classifiers, part)
-        distance = torch.cdist(part.flatten(1), pool.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-        kept = (pool_labels == y[:, None]).any(2)
-        nearest = distance.masked_fill(kept, torch.inf).topk(starts, largest=False).indices
-        points = torch.cat([pool[nearest], *(one[:, None] for one in begin)], dim=1)
-        for budget, left in ((min(5, steps), max(1, points.shape[1] // 4)), (steps - 5, 1)):
-            points = _shortened(classifiers, part, y, points, budget, left)
-        radius, witness = _length(classifiers, part, y, points[:, 0]), points[:, 0]
+        with full_precision(x.device):
+            witness = nearest(part, y, [] if start is None else [start[rows, None]])
+        # Once more, and in another batch.
+        again = _length(classifiers, part.flip(0), y.flip(0), witness.flip(0)).flip(0)
+        radius = torch.maximum(_length(classifiers, part, y, witness), again)
         return radius, torch.where(_like(radius.isfinite(), part), witness, part)
 
-    columns = (x,) if start is None else (x, start)
-    radius, witness = _in_chunks(search, columns, chunk_size, progress, "joint radius")
-    return (radius, witness) if return_witness else radius
+    def nearest(part: Tensor, y: Tensor, begin: list[Tensor]) -> Tensor:
+        distance = torch.cdist(part.flatten(1), pool.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        kept = (pool_labels == y[:, None]).any(2)
+        near = distance.masked_fill(kept, torch.inf).topk(starts, largest=False).indices
+        points = torch.cat([pool[near], *begin], dim=1)
+        for budget, left in ((min(5, steps), max(1, points.shape[1] // 4)), (steps - 5, 1)):
+            points = _shortened(classifiers, part, y, points, budget, left)
+        return points[:, 0]
+
+    return search
 
 
 def exact_joint_radius(first: LinearPartition, second: LinearPartition, z) -> Tensor:
@@ -274,7 +299,7 @@ def _half_spaces(partition: LinearPartition, z: Tensor) -> tuple[Tensor, Tensor]
 
 def _overlap_bound(t: Tensor, unions: Tensor, loss: Tensor) -> Tensor:
     """1 − δ − Σ ψ(u_i) as Σ [u_i − ψ(u_i)] − loss, loss = δ + (Σ u_i − 1): the terms of (4) keep their digits."""
-    return (_weighted_bound(t, unions, torch.ones_like(unions)) - loss).clamp(0, 1)
+    return (weighted_bound(t, unions, torch.ones_like(unions)) - loss).clamp(0, 1)
 
 
 def _disagreement(value) -> Tensor:

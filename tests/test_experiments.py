@@ -18,17 +18,18 @@ import psutil
 import pytest
 import torch
 from safetensors import safe_open
-from scipy.stats import norm
+from scipy.stats import beta, norm
 from torch import nn
 
 import companion
 from companion import data, models
 from companion.attacks.margin import margin_and_gradient
+from companion.certificates import certified_lipschitz
 from companion.experiments import DECK, TABLES, report, stored, summarise, table
 from companion.robustness import radii
-from companion.smoothness import Lipschitz, certified_lipschitz, jacobian
+from companion.smoothness import Lipschitz, jacobian
 from companion.training.run import Run, as_shipped, publish
-from companion.vulnerability import robustness_quantile
+from companion.vulnerability import least_favourable, robustness_quantile
 
 KINDS = list(TABLES["cifar10"])
 OPTIONS = dict(samples=30, chunk=4, steps=4, metric_steps=1, device="cpu")
@@ -115,7 +116,7 @@ def test_the_table_is_what_the_radii_say(whole, weights):
     a, t = norm.isf(0.1), rows["Z-space"]["bound"] * stored["latent_norm"].double().mean().item()
     assert 10 * (norm.cdf(a + t) - norm.cdf(a)) == pytest.approx(0.25)
     assert t == pytest.approx(0.157979905)
-    p = stored["vgg/counts"].sum(0).double() / 330
+    p = least_favourable(stored["vgg/counts"].sum(0), confidence=0.95)
     expected = robustness_quantile(0.25, p, Lipschitz(1.0)) / stored["latent_norm"].double().mean()
     assert rows["Z-space: bound for the classifier's own class probabilities"][title] == pytest.approx(expected.item())
 
@@ -143,7 +144,11 @@ def test_bounds_in_a_world_where_all_is_known():
     assert rows["Z-space"]["bound"] == pytest.approx(norm.ppf(0.625) / mean)
     assert rows["Z-space"]["f"] == pytest.approx(norm.ppf(0.625) / mean, rel=0.15)
     certified = rows["in-distribution: the same bound from a certified Lipschitz constant"]
-    assert certified["bound"] == certified["f"] == pytest.approx(3 * norm.ppf(0.625) / 4)
+    assert certified["bound"] == pytest.approx(3 * norm.ppf(0.625) / 4)
+    # Counted on a thousand latents, the classes may be a little less even.
+    limit = beta.ppf(0.975, 501, 500)
+    t = certified["f"] * 4 / 3
+    assert norm.cdf(norm.isf(limit) + t) - norm.cdf(norm.isf(limit) - t) == pytest.approx(0.25)
     # The measured modulus is 2 t; of the radii in REACHES, 0.36 is the first beyond 0.3186.
     assert rows["in-distribution"]["bound"] == pytest.approx(2 * 0.36 / 4)
     assert rows["error rate"] == {"row": "error rate", "bound": None, "f": 0.5}

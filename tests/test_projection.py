@@ -267,6 +267,29 @@ def test_a_failed_projection_breaks_the_inequality_and_is_told():
     assert mended.distance.isfinite().sum() < changed.sum()
 
 
+def test_a_certificate_in_float32_is_about_the_length_of_the_perturbation():
+    """x is long and r short: a tolerance relative to ‖x‖, planted, would certify a witness a hundred times ‖r‖ away."""
+
+    class Careless:
+        latent_dim = 1
+
+        def __call__(self, z):
+            return torch.cat([100 + z, torch.zeros_like(z)], dim=1)
+
+        def project(self, x):
+            return x[:, :1] - 100 + 1e-3
+
+    classifier = HalfPlane([1.0, 0.0], 100.0005)
+    x = torch.tensor([[100.0, 0.0]] * 3)
+    moved = x + torch.tensor([[0.0, 1e-5], [0.0, 4e-4], [2e-3, 0.0]])
+    found = ProjectedClassifier(Careless(), classifier).witness(x, moved)
+    length = (moved - x).norm(dim=1)
+    assert found.distance.isfinite().all() and found.certified.tolist() == [False, False, True]
+    assert (found.distance <= 2 * length * (1 + 32 * torch.finfo(x.dtype).eps))[found.certified].all()
+    planted = found.residual <= length + 1e3 * torch.finfo(x.dtype).eps * x.norm(dim=1)
+    assert (found.distance > 2 * length)[planted].any()
+
+
 def test_theorem_2_on_digits(digits):
     generator, classifier, z, x, radius, witness = digits
     label = classifier(x).argmax(1)

@@ -236,6 +236,16 @@ def test_the_bound_test_can_fail(violations):
 # Balance.
 
 
+def test_what_was_fitted_to_a_sample_is_not_measured_on_it():
+    """With the same seed: on its own 400 latents each share would be ¼ but for a latent or two."""
+    off = []
+    for seed in range(20):
+        fitted = balanced(random_partition(4, 3, seed=seed), samples=400, seed=seed)
+        off.append((class_probabilities(fitted, samples=400, seed=seed) - 0.25).square().mean())
+    # Both the fit and the count are off by √(¼ · ¾ / 400).
+    assert torch.stack(off).mean().sqrt().item() == pytest.approx(math.sqrt(2 * 0.25 * 0.75 / 400), rel=0.3)
+
+
 @pytest.mark.parametrize("num_classes, dim", [(2, 1), (3, 2), (10, 1), (10, 50), (25, 6)])
 def test_balanced_gives_every_class_its_share(num_classes, dim):
     p = class_probabilities(balanced(random_partition(num_classes, dim, seed=1)), samples=2 * 10**5, seed=9)

@@ -4,7 +4,8 @@ Rows that an attack could not fool, and rows that were misclassified before it b
 calls one checks every row again.
 """
 
-from companion.attacks.minimal import deepfool, minimal_l2
+from companion.attacks.deepfool import deepfool
+from companion.attacks.minimal import minimal_l2
 from companion.attacks.penalty import lbfgs
 from companion.attacks.saliency import jsma
 from companion.attacks.sign import fgsm, logit_ensemble, mi_fgsm

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from companion import _validation as check
+
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """How far each row is over the boundary: the largest logit of another class minus the logit of class `y`.
@@ -22,21 +24,23 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1) - logits.gather(1, own)[:, 0]
 
 
-def slack(logits: Tensor) -> Tensor:
-    """The rounding of a margin (n,): a point is taken as fooled only if its margin exceeds this.
+def slack(logits: Tensor, y: Tensor) -> Tensor:
+    """The rounding of a margin (n,), so that a row above it keeps its verdict in another batch.
 
-    Matrix products round differently for other batch sizes; 64 units in the last place of the largest logit keep the
-    verdict of a row the same in any batch.
+    Four units in the last place of the two logits that compete: neither a constant that is added to all logits nor a
+    class that is out of the question makes it larger than it must be. Searches for a radius measure it besides.
     """
-    largest = logits.detach().abs().nan_to_num(posinf=0.0).amax(1)
-    return 64 * torch.finfo(logits.dtype).eps * largest
+    own = y[:, None]
+    rival = logits.detach().scatter(1, own, -torch.inf).amax(1)
+    sizes = logits.detach().gather(1, own)[:, 0].abs() + rival.abs()
+    return 4 * torch.finfo(logits.dtype).eps * sizes.nan_to_num(posinf=0.0)
 
 
 def fooled(classifier, x: Tensor, y: Tensor) -> Tensor:
     """Which rows (n,) of `x` are safely not classified as `y`."""
     with torch.no_grad():
         logits = classifier(x)
-    return margin(logits, y) > slack(logits)
+    return margin(logits, y) > slack(logits, y)
 
 
 def margin_and_gradient(classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +52,7 @@ def margin_and_gradient(classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tenso
         require_gradient(margins)
         (gradient,) = torch.autograd.grad(margins.sum(), x)
     margins = margins.detach()
-    return margins, margins > slack(logits), gradient
+    return margins, margins > slack(logits, y), gradient
 
 
 def require_gradient(output: Tensor) -> None:
@@ -58,3 +62,21 @@ def require_gradient(output: Tensor) -> None:
             "classifier must be differentiable in its input, but its logits carry no gradient "
             "(does it detach, round or run under torch.no_grad?)"
         )
+
+
+def checked(classifier, x, y, bounds) -> tuple[Tensor, Tensor, tuple[float, float] | None]:
+    """The arguments of an attack, checked; the images as a detached tensor."""
+    check.network("classifier", classifier)
+    x = check.images("x", x).detach()
+    return x, check.labels("y", y, x), check.box("bounds", bounds, x)
+
+
+def misclassified(classifier, x: Tensor, y: Tensor) -> Tensor:
+    """Which rows (n,) are not classified as `y` to begin with; an empty batch asks the classifier nothing."""
+    if not len(x):
+        return torch.zeros(0, dtype=torch.bool, device=x.device)
+    with torch.no_grad():
+        logits = check.classify(classifier, x)
+    if (y >= logits.shape[1]).any():
+        raise ValueError(f"y must hold labels below K = {logits.shape[1]}, got {int(y.max())}")
+    return logits.argmax(1) != y

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from companion import _validation as check
-from companion.attacks.margin import require_gradient
-from companion.attacks.minimal import _checked, _misclassified
+from companion._calls import guarded
+from companion.attacks.margin import checked, misclassified, require_gradient
 from companion.attacks.sign import reached
 
 # Pairs of steps and gradient changes that L-BFGS remembers.
@@ -55,11 +55,16 @@ def lbfgs(
     Source: Szegedy et al. (2014), section 4.1; c multiplies the loss as in Carlini & Wagner (2017), which is the
         reciprocal of the original's. Projection on the box: Bertsekas (1982); limited memory: Liu & Nocedal (1989).
     """
-    x, y, bounds = _checked(classifier, x, y, bounds)
+    x, y, bounds = checked(classifier, x, y, bounds)
     searches, steps = check.integer("searches", searches, minimum=1), check.integer("steps", steps, minimum=1)
     c_start = check.positive("initial_c", initial_c)
+    with guarded("classifier", classifier, x, trusted=True) as (classifier, x):
+        return _search(classifier, x, y, searches, steps, c_start, bounds, targeted)
+
+
+def _search(classifier, x, y, searches, steps, c_start, bounds, targeted) -> Tensor:
     result = x.clone()
-    rows = torch.nonzero(~(_misclassified(classifier, x, y) ^ bool(targeted)))[:, 0]
+    rows = torch.nonzero(~(misclassified(classifier, x, y) ^ bool(targeted)))[:, 0]
     if not len(rows):
         return result
     origin, label = x[rows].flatten(1), y[rows]

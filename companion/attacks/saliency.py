@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from companion import _validation as check
-from companion.attacks.margin import require_gradient
-from companion.attacks.minimal import _checked, _misclassified
+from companion._calls import guarded
+from companion.attacks.margin import checked, misclassified, require_gradient
 from companion.attacks.sign import reached
 
 # Numbers in one table of candidate pairs; a batch that needs more is taken in parts.
@@ -48,7 +48,7 @@ def jsma(
 
     Source: Papernot et al. (2016), The limitations of deep learning in adversarial settings, algorithms 2 and 3.
     """
-    x, y, bounds = _checked(classifier, x, y, bounds)
+    x, y, bounds = checked(classifier, x, y, bounds)
     if bounds is None:
         raise ValueError("bounds must be a pair (low, high) for jsma, got None")
     low, high = bounds
@@ -58,8 +58,13 @@ def jsma(
     max_fraction = check.tensor("max_fraction", max_fraction).item()
     if not 0 < max_fraction <= 1:
         raise ValueError(f"max_fraction must lie in (0, 1], got {max_fraction!r}")
-    result = x.clone()
-    rows = torch.nonzero(~(_misclassified(classifier, x, y) ^ bool(targeted)))[:, 0]
+    with guarded("classifier", classifier, x, trusted=True) as (classifier, x):
+        return _search(classifier, x, y, theta, max_fraction, (low, high), targeted)
+
+
+def _search(classifier, x, y, theta, max_fraction, bounds, targeted) -> Tensor:
+    (low, high), result = bounds, x.clone()
+    rows = torch.nonzero(~(misclassified(classifier, x, y) ^ bool(targeted)))[:, 0]
     if not len(rows):
         return result
     point, label = x[rows].flatten(1), y[rows]

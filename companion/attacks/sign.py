@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from companion import _validation as check
-from companion.attacks.margin import margin, require_gradient, slack
-from companion.attacks.minimal import _checked, _clip, _misclassified
+from companion._calls import guarded
+from companion.attacks.margin import checked, margin, misclassified, require_gradient, slack
 
 NORMS = ("linf", "l2")
 
@@ -125,7 +125,7 @@ def loss_gradient(classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def reached(logits: Tensor, y: Tensor, *, targeted: bool) -> Tensor:
     """Which rows (n,) are safely not classified as `y`; with `targeted`, which safely are."""
     margins = margin(logits, y)
-    return (-margins if targeted else margins) > slack(logits)
+    return (-margins if targeted else margins) > slack(logits, y)
 
 
 def direction(gradient: Tensor, norm: str) -> Tensor:
@@ -136,13 +136,18 @@ def direction(gradient: Tensor, norm: str) -> Tensor:
 
 
 def _climb(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targeted, keep_failed) -> Tensor:
-    x, y, bounds = _checked(classifier, x, y, bounds)
+    x, y, bounds = checked(classifier, x, y, bounds)
     eps, steps = check.positive("eps", eps), check.integer("steps", steps, minimum=1)
     step_size = eps / steps if step_size is None else check.positive("step_size", step_size)
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    with guarded("classifier", classifier, x, trusted=True) as (classifier, x):
+        return _steps(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targeted, keep_failed)
+
+
+def _steps(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targeted, keep_failed) -> Tensor:
     result = x.clone()
-    done = _misclassified(classifier, x, y) ^ bool(targeted)
+    done = misclassified(classifier, x, y) ^ bool(targeted)
     rows = torch.nonzero(torch.ones_like(done) if keep_failed else ~done)[:, 0]
     if not len(rows):
         return result
@@ -161,7 +166,7 @@ def _climb(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targete
         else:
             length = moved.flatten(1).norm(dim=1)
             moved = moved * _per_row((eps / _nonzero(length)).clamp(max=1.0), moved)
-        point = _clip(clean + moved, bounds)
+        point = clean + moved if bounds is None else (clean + moved).clamp(*bounds)
     with torch.no_grad():
         won = reached(classifier(point), label, targeted=targeted)
     best[won] = point[won]

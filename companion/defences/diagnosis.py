@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from companion import _validation as check
-from companion.attacks.minimal import _checked, _misclassified
+from companion.attacks.margin import checked, misclassified
 from companion.attacks.sign import fgsm, loss_gradient
 
 
@@ -77,7 +77,7 @@ def diagnose(
 
     Source: Athalye et al. (2018), section 3.1.
     """
-    x, y, bounds = _checked(classifier, x, y, bounds)
+    x, y, bounds = checked(classifier, x, y, bounds)
     if bounds is None:
         raise ValueError("bounds must be a pair (low, high) for diagnose, got None")
     eps, samples = check.positive("eps", eps), check.integer("samples", samples, minimum=1)
@@ -89,7 +89,7 @@ def diagnose(
         if image.shape != x.shape:
             shapes = f"{tuple(x.shape)}, got {tuple(image.shape)}"
             raise ValueError(f"black_box[{name!r}] must have the shape of x, {shapes}")
-    right = ~_misclassified(answer, x, y)
+    right = ~misclassified(answer, x, y)
     x, y = x[right], y[right]
     black_box = {name: image[right] for name, image in black_box.items()}
     if not len(x):

@@ -78,17 +78,24 @@ def bpda(forward: Callable, backward: Callable | None = None) -> Callable:
         if not callable(function) and not (function is None and name == "backward"):
             raise ValueError(f"{name} must be callable, got {function!r}")
 
-    def passed(x: Tensor) -> Tensor:
+    return _PassedThrough(forward, backward)
+
+
+class _PassedThrough:
+    """What `bpda` returns."""
+
+    def __init__(self, forward: Callable, backward: Callable | None):
+        self.forward, self.backward = forward, backward
+
+    def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            value = forward(x)
-        stand_in = x if backward is None else backward(x)
+            value = self.forward(x)
+        stand_in = x if self.backward is None else self.backward(x)
         if not isinstance(value, Tensor) or value.shape != stand_in.shape:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"forward must return shape {tuple(stand_in.shape)} as its stand-in, got {found}")
         # stand_in - stand_in is an exact zero, so that not a bit of the value changes.
         return value + (stand_in - stand_in.detach())
-
-    return passed
 
 
 def eot(classifier, *, draws: int = 32) -> Callable:
@@ -106,9 +113,18 @@ def eot(classifier, *, draws: int = 32) -> Callable:
     check.network("classifier", classifier)
     draws = check.integer("draws", draws, minimum=1)
 
-    def mean(x: Tensor) -> Tensor:
-        # One call for all draws: the random numbers differ from row to row.
-        logits = classifier(x.repeat(draws, *[1] * (x.ndim - 1)))
-        return logits.reshape(draws, len(x), logits.shape[1]).mean(0)
+    return _Averaged(classifier, draws)
 
-    return mean
+
+class _Averaged:
+    """What `eot` returns. Attacks do not refuse it for being random, as they would another function."""
+
+    averages_draws = True
+
+    def __init__(self, classifier, draws: int):
+        self.classifier, self.draws = classifier, draws
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # One call for all draws: the random numbers differ from row to row.
+        logits = self.classifier(x.repeat(self.draws, *[1] * (x.ndim - 1)))
+        return logits.reshape(self.draws, len(x), logits.shape[1]).mean(0)

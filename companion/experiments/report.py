@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from companion.smoothness import Lipschitz
-from companion.vulnerability import measured_robustness_quantile, robustness_quantile
+from companion.vulnerability import least_favourable, measured_robustness_quantile, robustness_quantile
 
 QUANTILE, CONFIDENCE = 0.25, 0.95
 # Latent radii of the measured modulus, fixed beforehand; (4) exceeds the quantile from 0.158 on, for ten equal classes.
@@ -39,7 +39,8 @@ def summarise(
     kinds = list(kinds)
     latent_norm, image_norm = raw["latent_norm"].double().mean().item(), raw["image_norm"].double().mean().item()
     counts = {kind: raw[f"{kind}/counts"].sum(0).double() for kind in kinds}
-    classes = {kind: count / count.sum() for kind, count in counts.items()}
+    shares = {kind: count / count.sum() for kind, count in counts.items()}
+    classes = {kind: least_favourable(count, confidence=CONFIDENCE) for kind, count in counts.items()}
     equal = torch.full_like(counts[kinds[0]], 1 / len(counts[kinds[0]]))
     rows: list[dict] = []
 
@@ -52,26 +53,27 @@ def summarise(
     def z_space(p: Tensor) -> float:
         return _robustness_quantile(p, Lipschitz(1.0)) / latent_norm
 
-    def by_measured_modulus(p: Tensor) -> float:
-        eta = measured_robustness_quantile(QUANTILE, p, list(REACHES), raw["local_moduli"], confidence=CONFIDENCE)
-        return eta.item() / image_norm
+    def by_measured_modulus(**classes: Tensor) -> float:
+        options = dict(classes, confidence=CONFIDENCE)
+        return measured_robustness_quantile(QUANTILE, list(REACHES), raw["local_moduli"], **options).item() / image_norm
 
     def by_lipschitz(p: Tensor) -> float:
         return _robustness_quantile(p, lipschitz) / image_norm
 
     add("error rate", errors.get)
     add("Z-space", measured("latent", latent_norm), z_space(equal))
-    add("in-distribution", measured("in_distribution", image_norm), by_measured_modulus(equal))
-    add("unconstrained", measured("unconstrained", image_norm), by_measured_modulus(equal))
+    add("in-distribution", measured("in_distribution", image_norm), by_measured_modulus(class_probabilities=equal))
+    add("unconstrained", measured("unconstrained", image_norm), by_measured_modulus(class_probabilities=equal))
     add("Z-space: bound for the classifier's own class probabilities", lambda kind: z_space(classes[kind]))
-    add("in-distribution: bound for its own class probabilities", lambda kind: by_measured_modulus(classes[kind]))
+    own = "in-distribution: bound for its own class probabilities"
+    add(own, lambda kind: by_measured_modulus(class_counts=counts[kind]))
     certified = "in-distribution: the same bound from a certified Lipschitz constant"
     add(certified, lambda kind: by_lipschitz(classes[kind]), by_lipschitz(equal))
     add("in-distribution, where the Z-space witness lies", measured("image_distance_at_latent_witness", image_norm))
     add("in-distribution, median", measured("in_distribution", image_norm, 0.5))
     add("unconstrained, median", measured("unconstrained", image_norm, 0.5))
-    add("largest class probability", lambda kind: classes[kind].max().item())
-    add("smallest class probability", lambda kind: classes[kind].min().item())
+    add("largest class probability", lambda kind: shares[kind].max().item())
+    add("smallest class probability", lambda kind: shares[kind].min().item())
     witness = measured("in_distribution_witness_norm", latent_norm, 0.5)
     add("norm of the in-distribution witness in Z, median", witness)
     for key in ("latent", "in_distribution", "unconstrained"):
@@ -112,10 +114,11 @@ Radii are {QUANTILE:.0%} quantiles over {provenance["samples"]} generated images
 norm of the latents, the others by that of the images. Every radius was found by an attack, so the true one may be
 smaller.
 
-The column "bound" is for ten equally likely classes. The Z-space bound holds for sure for given class probabilities;
-these were counted on {1 + COUNTED} times as many latents. The in-distribution bound uses local moduli measured on the
-same latents: their sampling error is covered at {CONFIDENCE:.0%} confidence, but each was found by ascent, an estimate
-from below. In the row from a certified Lipschitz constant only the class probabilities are estimates.
+The column "bound" is for classes that are equally likely: its Z-space bound is a theorem. A classifier's own class
+probabilities were counted on {1 + COUNTED} times as many latents; with {CONFIDENCE:.0%} confidence each bound for them
+holds, the error of the counts included. For the in-distribution bounds the error of sampling the local moduli is
+included as well, jointly; but each modulus was found by ascent, from below, so these bounds are estimates. In the row
+from a certified Lipschitz constant nothing is estimated but the class probabilities.
 
 Version {provenance["version"]}, commit {provenance["commit"]}, torch {provenance["torch"]}, device
 {provenance["device"]}, seed {provenance["seed"]}, {provenance["steps"]} attack steps and

@@ -30,9 +30,10 @@ import companion
 from companion import _validation as check
 from companion import data as sets
 from companion import models, robustness
+from companion.certificates import certified_lipschitz
 from companion.experiments.report import COUNTED, REACHES, as_csv, as_markdown, summarise
 from companion.models import quality
-from companion.smoothness import certified_lipschitz, local_modulus
+from companion.smoothness import local_modulus
 from companion.training.run import write
 
 TABLES = {

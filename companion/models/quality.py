@@ -40,7 +40,8 @@ def two_sample_accuracy(first: Tensor, second: Tensor, *, folds: int = 10, seed:
     Args:
         first, second: images (n, *image) of equal number.
     Returns:
-        {"accuracy", "low", "high", "images"} with a 95 % Clopper–Pearson interval over all images.
+        {"accuracy", "low", "high", "images"} with the 95 % Clopper–Pearson interval of as many independent judgements.
+        Folds share the images that they were fitted on, so ours are not independent, and it is a guide only.
     Source:
         D. Lopez-Paz and M. Oquab, Revisiting classifier two-sample tests, ICLR 2017.
     """
