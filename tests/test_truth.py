@@ -188,11 +188,14 @@ def latents(latent_dim: int):
 def test_unconstrained_radius_is_within_one_percent_of_the_truth(family):
     cases = points(family)
     measured = [unconstrained_radius(c.classifier, c.x, steps=100, bounds=c.bounds).detach().numpy() for c in cases]
-    ratio = np.concatenate(measured) / np.concatenate([case.exact for case in cases])
-    assert len(ratio) >= 300
+    measured, exact = np.concatenate(measured), np.concatenate([case.exact for case in cases])
+    # In a box, a label may hold everywhere.
+    fooled = np.isfinite(exact)
+    np.testing.assert_array_equal(np.isfinite(measured), fooled)
+    ratio = measured[fooled] / exact[fooled]
+    assert len(ratio) >= 280
     assert ratio.min() > 1 - 1e-9
     assert (ratio < 1.01).mean() >= 0.98
-    assert np.isfinite(ratio).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -11,7 +11,7 @@ from torch import Tensor
 from companion import _validation as check
 from companion._calls import Guarded, full_precision, guarded, working
 from companion.attacks.boundary import Boundary, Found, into_ball
-from companion.attacks.stages import corner, explore, follow, opening, race, scatter
+from companion.attacks.stages import around, corner, explore, follow, opening, race, scatter
 
 # Up to so many dimensions points scattered over a ball see something of it.
 _FEW_DIMENSIONS = 32
@@ -23,7 +23,8 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None, m
     One fixed sequence of searches, which `steps` only cuts off, so that more steps never give a longer perturbation:
     the boundaries to the likeliest classes are followed side by side and the farther ones given up (race), the best
     point is followed along its boundary (follow) and moved on a sphere whose radius adapts to the verdict (explore);
-    in up to 32 dimensions, points all over the ball in which a nearer one must lie are tried as well (scatter).
+    in up to 32 dimensions, points all over the ball in which a nearer one must lie (scatter) and around the best one
+    (around) are tried instead, and the linear pieces that meet near it are seen at once (corner).
 
     The search computes in full precision: float32 without TF32 or autocast, float64 where the classifier does. What it
     found is classified again as the caller would: under the caller's own settings, in two batches, and some rows alone.
@@ -31,7 +32,7 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None, m
     ray until it does.
 
     A gradient is one forward and one backward pass. Beside them it takes forward passes: with steps = 10 about 5 for
-    each row, with 100 about 20, in up to 32 dimensions about 100.
+    each row, with 100 about 20, in up to 32 dimensions about 900.
 
     Args:
         classifier: (n, *image) -> (n, K) logits, differentiable.
@@ -131,12 +132,13 @@ def _stages(few_dimensions: bool, started: bool):
         yield follow(4)
     yield race(4, (2, 2), (1, 1))
     if few_dimensions:
-        yield scatter(16, 4, 2, seed=0)
-        yield corner(8)
-        for seed in (1, 2):
-            yield scatter(96, 12, 2, seed=seed)
-            yield corner(8)
-        yield scatter(32, 4, 2, seed=3)
+        yield scatter(16, 8, seed=0)
+        yield corner(6)
+        yield scatter(200, 6, seed=1)
+        yield scatter(200, 6, seed=2)
+        for seed, noise in enumerate((0.0, 0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.1, 0.1, 0.2)):
+            yield around(36, seed=seed)
+            yield corner(6, noise=noise, seed=seed)
     else:
         yield race(9, (3, 2), (1, 1))
         yield follow(8)
@@ -147,8 +149,10 @@ def _stages(few_dimensions: bool, started: bool):
         if seed % 4 == 0:
             yield race(9, (9, 4), (4, 6), (2, 5))
         if few_dimensions:
-            yield scatter(48, 8, 3, seed=seed)
+            yield scatter(200, 8, seed=seed)
             yield corner(8)
+            yield around(60, seed=seed)
+            yield corner(8, noise=0.2, seed=seed)
         yield explore(60, noise=0.5, seed=seed)
         yield follow(10)
 

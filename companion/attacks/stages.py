@@ -6,6 +6,7 @@ wants it stops early, having done just what it would have done first. So a large
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -104,22 +105,25 @@ def follow(laps: int):
     return stage
 
 
-def corner(laps: int, memory: int = 3):
+def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
     """From the best point: projections of the clean one on the last linearisations met, all of them at once.
 
-    The nearest point of a network of linear pieces often lies where some of them meet.
+    The nearest point of a network of linear pieces often lies where some of them meet. It begins at the best point,
+    moved by `noise` times its distance in a random direction, where other pieces are seen.
     """
 
     def stage(boundary: Boundary, found: Found, left: int) -> int:
         point, clean = found.point, boundary.origin[:, None]
+        if noise:
+            point = boundary.clip(point + noise * found.reach()[:, None] * directions(point, 1, seed))
         normals, missing = point.new_zeros(len(point), 0, point.shape[1]), point.new_zeros(len(point), 0)
         for _ in range(min(laps, left)):
             height, over, gradient, _ = boundary.gradient(point, boundary.every)
             found.offer(point, over)
             normal, level = linearised(height, gradient, point[:, None])
             short = level - (normal * clean).sum(2)
-            normals = torch.cat([normals, normal], 1)[:, -memory:]
-            missing = torch.cat([missing, short + 2e-4 * short.abs()], 1)[:, -memory:]
+            normals = torch.cat([normals, normal], 1)
+            missing = torch.cat([missing, short + 2e-4 * short.abs()], 1)
             moved = boundary.clip(boundary.origin + shortest(normals, missing.nan_to_num(0.0, 0.0, 0.0)))
             point = torch.where(moved.isfinite().all(1, keepdim=True), moved, boundary.origin)
         if laps <= left:
@@ -167,40 +171,60 @@ def explore(laps: int, *, noise: float = 0.0, seed: int = 0):
     return stage
 
 
-def scatter(count: int, keep: int, laps: int, *, seed: int):
+def scatter(count: int, keep: int, *, seed: int):
     """Points all over the ball in which a nearer one must lie; from the most promising, the boundaries nearby.
 
     In few dimensions a handful of points sees what no gradient at the clean point tells of.
     """
 
     def stage(boundary: Boundary, found: Found, left: int) -> int:
-        if left < laps:
-            return left
         origin, every = boundary.origin, boundary.every
         shell = torch.arange(1, count + 1, dtype=origin.dtype, device=origin.device).remainder(8)
-        inside, beyond = torch.where(shell < 4, (shell + 1) / 5, 0.75 + shell / 32), 2 ** (shell - 1)
-        # Without a fooled point yet, there is no ball: then farther and farther.
+        # Most of the ball is far out. Without a fooled point yet, there is no ball: then farther and farther.
+        inside, beyond = 0.65 + 0.05 * shell - 0.01, 2 ** (shell - 1)
         share = torch.where(found.radius.isfinite()[:, None], inside, beyond) * found.reach()[:, None]
         points = boundary.clip(origin[:, None] + share[..., None] * directions(origin, count, seed))
-        height = boundary.height(points.flatten(0, 1), every.repeat_interleave(count)).view(-1, count)
-        found.offer_many(points, height > 0)
-        ray(boundary, found, found.point, 3)
+        height = _look(boundary, found, points)
         # What is not over the boundary, but high, has one nearby.
-        high = height.masked_fill(height > 0, -torch.inf).topk(min(keep, count), dim=1).indices
-        spent = 0
+        high = height.masked_fill(height > 0, -torch.inf).topk(min(keep, count, left), dim=1).indices
         for chosen in high.unbind(1):
             point = points[every, chosen]
-            if left - spent < laps:
-                return left
-            for _ in range(laps):
-                value, over, gradient, _ = boundary.gradient(point, every)
-                found.offer(point, over)
-                point = aimed(boundary, *linearised(value, gradient, point[:, None]))[:, 0]
-                spent += 1
+            value, over, gradient, _ = boundary.gradient(point, every)
+            found.offer(point, over)
+            point = aimed(boundary, *linearised(value, gradient, point[:, None]))[:, 0]
             found.offer(point, boundary.height(point, every) > 0)
-        return spent
+        return high.shape[1]
 
     return stage
+
+
+def around(count: int, *, seed: int):
+    """Points a little nearer than the best one, in directions near to its own and farther and farther from it.
+
+    It takes no gradient: where linear pieces meet, no single one says where the boundary comes nearer.
+    """
+    angles, shares = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2), (0.9, 0.97, 0.995)
+    plan = list(itertools.islice(itertools.cycle(itertools.product(shares, angles)), (count + 1) // 2))
+
+    def stage(boundary: Boundary, found: Found, left: int) -> int:
+        # Directions come in opposite pairs.
+        share, angle = boundary.origin.new_tensor(plan).repeat_interleave(2, 0)[:count].unbind(1)
+        way = normalize(found.point - boundary.origin, dim=1)[:, None]
+        way = normalize(way + angle[:, None] * directions(boundary.origin, count, seed), dim=2)
+        length = share * found.reach()[:, None]
+        _look(boundary, found, boundary.clip(boundary.origin[:, None] + length[..., None] * way))
+        return 0
+
+    return stage
+
+
+def _look(boundary: Boundary, found: Found, points: Tensor) -> Tensor:
+    """The heights (n, s) of points (n, s, m), the best of which is taken, and the boundary on its ray."""
+    count = points.shape[1]
+    height = boundary.height(points.flatten(0, 1), boundary.every.repeat_interleave(count)).view(-1, count)
+    found.offer_many(points, height > 0)
+    ray(boundary, found, found.point, 3)
+    return height
 
 
 def ray(boundary: Boundary, found: Found, towards: Tensor, evaluations: int, only: Tensor | None = None) -> None:
