@@ -315,7 +315,7 @@ class _Case:
         z, y = self.z[rows], self.y[rows]
         with full_precision(z.device):
             if self.metric_steps > 3 and self.pool is None:
-                self.pool = pullback.prior_pool(self.generator, self.composed, self.z, self.max_norm, self.seed)
+                self.pool = pullback.prior_pool(self.generator, self.composed, working(self.z), self.max_norm, self.seed)
             boundary = Boundary(self.composed, working(z), y, max_norm=self.max_norm, rows=rows)
             surface = pullback.Range(self.generator, boundary)
             found = pullback.search(surface, working(start), self.metric_steps, self.pool)

@@ -426,7 +426,7 @@ def _law(parts, t: Tensor, confidence: float) -> Law:
     counts, samples = levels.new_zeros(len(levels) + 1, dtype=torch.long), 0
     for radii in parts:
         # searchsorted finds the first level that a radius does not exceed.
-        first = torch.searchsorted(levels, radii.to(levels))
+        first = torch.searchsorted(levels, radii.to(levels).contiguous())
         counts += torch.bincount(first, minlength=len(counts))
         samples += len(radii)
     hits = torch.empty_like(order).scatter(0, order, counts[:-1].cumsum(0))
