@@ -448,8 +448,6 @@ def _lanczos(generator, z: Tensor, iterations: int, tolerance: float, seed: int)
     return top.sqrt().to(z), residual
 
 
-
-
 def _like(constant: Tensor, x: Tensor) -> Tensor:
     """A constant in the dtype and on the device of `x`."""
     return constant.to(dtype=x.dtype, device=x.device)

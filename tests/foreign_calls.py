@@ -31,9 +31,17 @@ SLOPES = {
     "lipschitz_at lanczos": lambda g, f, z: (lipschitz_at(g, z, method="lanczos"),),
     "local_modulus": lambda g, f, z: (local_modulus(g, z, [0.1, 0.5], steps=3),),
 }
-PROJECTION = {"projection": lambda g, f, z: tuple(ProjectedClassifier(g, f, pool=32, steps=20).project(images(z)))}
+PROJECTION = {
+    "projection": lambda g, f, z: tuple(ProjectedClassifier(g, f, pool=32, steps=20).project(images(z))),
+    "projected classifier": lambda g, f, z: (minimal_l2(projected(g, f, z), images(z), labels(z), steps=2),),
+}
 CALLS = MEASURES | SLOPES | PROJECTION
 CALLS |= {name: lambda g, f, z, a=attack: (a(f, images(z), labels(z)),) for name, attack in ATTACKS.items()}
+
+
+def projected(generator, classifier, z) -> ProjectedClassifier:
+    """f̃ with one search an image, from the image's own latent: no other ends as near."""
+    return ProjectedClassifier(generator, classifier, starts=1, pool=1, steps=20, warm_start=z)
 
 
 Z = latents(6, 4)
