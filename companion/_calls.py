@@ -25,13 +25,14 @@ _TRIED = 16
 _AGAIN, _ELSEWHERE = 1e-4, 0.1
 
 
-class Composed:
+class Composed(nn.Module):
     """The classifier f∘g on latents; each of the two may overwrite what it is given, and what it gave before."""
 
     def __init__(self, generator, classifier):
-        self.generator, self.classifier = generator, classifier
+        super().__init__()
+        self.generator, self.classifier, self.training = generator, classifier, False
 
-    def __call__(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor) -> Tensor:
         image = self.generator(z)
         own = _own_dtype(self.classifier) or image.dtype
         return self.classifier(image.clone() if own == image.dtype else image.to(own))
@@ -46,11 +47,13 @@ class Guarded:
         rows_at_once: rows of one call with gradients, so that they fit the memory.
         bound_to: None, or the number of rows that every call must have, as for a generator with n labels bound.
         rounding: how much the difference of two logits was seen to change with the batch a row is in.
+        differentiable: whether the output was seen to carry a gradient.
     """
 
     def __init__(self, name: str, model, dtype: torch.dtype):
         self.name, self.model, self.dtype = name, model, dtype
         self.rows_at_once, self.bound_to, self.rounding, self._home = 1 << 30, None, 0.0, None
+        self.differentiable = True
         # What was made in inference mode cannot be saved for a gradient; copies of it can.
         own = [*model.named_parameters(), *model.named_buffers()] if isinstance(model, nn.Module) else []
         self._copies = {key: value.clone() for key, value in own if value.is_inference()}
@@ -93,13 +96,18 @@ class Guarded:
             (gradient,) = torch.autograd.grad(
                 value.sum(), leaf, retain_graph=number < len(values) - 1, allow_unused=True
             ) if value.grad_fn is not None else (None,)  # fmt: skip
-            if gradient is None:
-                raise ValueError(
-                    f"{self.name} must be differentiable in its input, but its output carries no gradient of it "
-                    "(does it detach, round or run under torch.no_grad?)"
-                )
+            self.differentiable = gradient is not None
+            self.require_gradient()
             found.append(gradient)
         return torch.stack(found)
+
+    def require_gradient(self) -> None:
+        """Refuse a model through which no gradient flows, as far as one has been asked for."""
+        if not self.differentiable:
+            raise ValueError(
+                f"{self.name} must be differentiable in its input, but its output carries no gradient of it "
+                "(does it detach, round or run under torch.no_grad?)"
+            )
 
     def mapped(self, function, points: Tensor, rows: Tensor, at_once: int) -> Tensor:
         """`function` of batches of points, such as Jacobians of this model, for points (k, …) of the rows `rows`."""
@@ -297,6 +305,7 @@ def _fit_memory(call: Guarded, x: Tensor) -> None:
     point = _some(call, x, 1).clone().requires_grad_()
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
         out = call(point)
+    call.differentiable = out.requires_grad
     free = _GPU_SHARE * torch.cuda.mem_get_info(x.device)[0] if x.is_cuda else _CPU_BYTES
     call.rows_at_once = max(1, int(free * len(point) / (sum(kept) + out.nbytes + point.nbytes)))
 
@@ -319,6 +328,7 @@ def _refuse_random(call: Guarded, some: Tensor, generates: bool) -> None:
     """Refuse a model that answers the same rows otherwise when asked again, or in another batch; note its rounding."""
     with full_precision(some.device):
         first, again = (check.generate if generates else check.classify)(call, some), call(some)
+        half = None if generates else call(some / 2)
         if call.bound_to is None:
             back = some.flip(0)
             halves = [call(part) for part in back.split((len(some) + 1) // 2)]
@@ -332,7 +342,9 @@ def _refuse_random(call: Guarded, some: Tensor, generates: bool) -> None:
         size = (first - first.flatten(1).mean(1).reshape(-1, *[1] * (first.ndim - 1))).abs().amax()
         changed = [(one - two).abs().amax() for one, two in [(first, again), *pairs]]
     else:
-        size = _gap(first, first).median()
+        # Near a boundary the gap is small; what it changes with the input, is not.
+        gap = _gap(first, first)
+        size = torch.maximum(gap, (_gap(half, first) - gap).abs().nan_to_num()).median()
         changed = [(_gap(one, one) - _gap(two, one)).abs().amax() for one, two in [(first, again), *pairs]]
         _warn_of_probabilities(call.name, first)
     size, *changed = torch.stack([size, *changed]).double().nan_to_num().tolist()

@@ -22,11 +22,11 @@ def tensor(name: str, value, *, minimum: float | None = None, finite: bool = Tru
     if not result.is_floating_point():
         result = result.to(torch.float64)
     if torch.isnan(result).any():
-        raise ValueError(f"{name} must not contain NaN, got {_where(result, torch.isnan(result))}")
+        raise ValueError(f"{name} must not contain NaN, got {where(result, torch.isnan(result))}")
     if finite and torch.isinf(result).any():
-        raise ValueError(f"{name} must be finite, got {_where(result, torch.isinf(result))}")
+        raise ValueError(f"{name} must be finite, got {where(result, torch.isinf(result))}")
     if minimum is not None and (result < minimum).any():
-        raise ValueError(f"{name} must be at least {minimum:g}, got {_where(result, result < minimum)}")
+        raise ValueError(f"{name} must be at least {minimum:g}, got {where(result, result < minimum)}")
     return result
 
 
@@ -119,7 +119,7 @@ def generate(generator, z: Tensor) -> Tensor:
         found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"generator must return shape ({z.shape[0]}, *image), got {found}")
     if not torch.isfinite(x).all():
-        raise ValueError(f"generator must return finite numbers, got {_where(x, ~torch.isfinite(x))}")
+        raise ValueError(f"generator must return finite numbers, got {where(x, ~torch.isfinite(x))}")
     return x
 
 
@@ -130,7 +130,7 @@ def classify(classifier, x: Tensor, *rows: Tensor) -> Tensor:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"classifier must return logits of shape ({x.shape[0]}, K), K >= 2, got {found}")
     if torch.isnan(logits).any():
-        raise ValueError(f"classifier must return logits without NaN, got {_where(logits, torch.isnan(logits))}")
+        raise ValueError(f"classifier must return logits without NaN, got {where(logits, torch.isnan(logits))}")
     return logits
 
 
@@ -142,7 +142,7 @@ def labels(name: str, value, x: Tensor) -> Tensor:
             f"{name} must hold {x.shape[0]} integer labels, got shape {tuple(result.shape)} of {result.dtype}"
         )
     if (result < 0).any():
-        raise ValueError(f"{name} must hold labels of at least 0, got {_where(result, result < 0)}")
+        raise ValueError(f"{name} must hold labels of at least 0, got {where(result, result < 0)}")
     return result.long()
 
 
@@ -157,17 +157,21 @@ def box(name: str, value, x: Tensor) -> tuple[float, float] | None:
     if not low < high:
         raise ValueError(f"{name} must satisfy low < high, got {value!r}")
     if x.numel() and (x.min() < low or x.max() > high):
-        raise ValueError(f"{name} = {value!r} must hold x, got {_where(x, (x < low) | (x > high))}")
+        raise ValueError(f"{name} = {value!r} must hold x, got {where(x, (x < low) | (x > high))}")
     return low, high
 
 
-def _where(value: Tensor, wrong: Tensor) -> str:
-    """The first wrong number of a tensor and the row it is in, for an error message."""
-    place = torch.nonzero(wrong)[0]
-    entry = value[tuple(place)].detach().cpu()
+def where(value: Tensor, wrong: Tensor) -> str:
+    """The first wrong number of a tensor and the rows that hold such, for an error message."""
+    places = torch.nonzero(wrong)
+    entry = value[tuple(places[0])].detach().cpu()
     # As few digits as tell it from its neighbours; NumPy does not know bfloat16.
     number = f"{entry.item():.4g}" if entry.dtype == torch.bfloat16 else str(entry.numpy())
-    return number if value.numel() == 1 or not len(place) else f"{number} in row {int(place[0])}"
+    if value.numel() == 1:
+        return number
+    rows = places[:, 0].unique().tolist()
+    named = ", ".join(map(str, rows[:5])) + (f", ... ({len(rows)} rows)" if len(rows) > 5 else "")
+    return f"{number} in row{'s' if len(rows) > 1 else ''} {named}"
 
 
 def _show(value: Tensor) -> str:

@@ -9,8 +9,10 @@ proof needs only that it lands no farther from x + r than x itself lies. That ca
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import grad, jvp
 
 from companion import _validation as check
+from companion._calls import Composed, Guarded, full_precision, guarded, out_of_memory, working
 from companion.smoothness import jacobian
 
 
@@ -65,8 +68,12 @@ class ProjectedClassifier:
     of latents. No search moves away from x, but for rounding, and for a linear g it is exact, likewise;
     for others it may end in a local minimum, and the residual is an upper estimate of the distance.
 
+    Generator and classifier may be anybody's, as for the radii of `companion.robustness`: they get copies, so that they
+    may work in place, and the images in their own precision. (A generator with labels bound for n rows has no pool.)
+
     Args:
-        generator: the generator g, differentiable twice. If it has a method `project(x) -> z`, that is used.
+        generator: the generator g; where f̃ is to have a gradient, differentiable twice by `torch.func`, which rules out
+            fused attention. If it has a method `project(x) -> z`, that is used.
         classifier: the classifier f.
         starts: searches per image.
         steps: most gradients per search.
@@ -77,7 +84,8 @@ class ProjectedClassifier:
         chunk_size: searches at a time; by default as many as keep their Jacobians below about 256 MB.
 
     Raises:
-        ValueError: if `generator` or `classifier` is none or in training mode, or an option is out of range.
+        ValueError: if `generator` or `classifier` is none or in training mode, or an option is out of range; at a call,
+            if the generator is random, without gradients, or lets the rows of a batch hang together.
 
     Source: Fawzi et al. (2018), Theorem 2; method and gradient, own.
     """
@@ -101,29 +109,39 @@ class ProjectedClassifier:
         self._steps = check.integer("steps", steps, minimum=1)
         self._chunk_size = None if chunk_size is None else check.integer("chunk_size", chunk_size, minimum=1)
         size = (check.integer("pool", pool, minimum=1), dim)
-        draws = torch.Generator().manual_seed(check.integer("seed", seed, minimum=0))
-        self._latents = torch.randn(size, generator=draws, dtype=torch.float64)
+        draws = torch.Generator("cpu").manual_seed(check.integer("seed", seed, minimum=0))
+        self._latents = torch.randn(size, generator=draws, dtype=torch.float64, device="cpu")
         if warm_start is not None:
             warm_start = check.latents(generator, warm_start, "warm_start").detach()
             self._latents = torch.cat([warm_start.to(self._latents), self._latents])
-        self._pool = None
+        self._trusted, self._pool = False, None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return check.classify(self.classifier, self.generator(self.project(x).latent))
+        z = self.project(x).latent
+        return check.classify(Guarded("classifier", Composed(self.generator, self.classifier), z.dtype), z)
 
     def project(self, x) -> Projection:
         """The latents z* nearest to the images x (n, *image), and how near they are."""
         x = check.images("x", x)
-        with torch.no_grad():
+        with full_precision(x.device), self._called(x) as call:
             # A method, not a layer that happens to have the name.
             offered = inspect.ismethod(getattr(self.generator, "project", None))
-            z = self._offered(x) if offered else self._searched(x)
-            image = check.generate(self.generator, z)
+            wide = working(x.detach().clone().to(call.dtype))
+            z = self._offered(wide.to(call.dtype)) if offered else self._searched(call, wide)
+            image = check.generate(call, working(z))
             _like_generated(x, image)
-            residual = (image - x).flatten(1).norm(dim=1)
+            residual = (image - wide).flatten(1).norm(dim=1).to(z.dtype)
         if x.requires_grad and torch.is_grad_enabled():
-            z = _Nearest.apply(x, z, self.generator)
+            z = _Nearest.apply(x, z, self._called)
         return Projection(z, residual)
+
+    @contextlib.contextmanager
+    def _called(self, x: Tensor) -> Iterator[Guarded]:
+        """The generator, called as for images in the precision and on the device of `x`; tried out the first time."""
+        options = dict(generates=True, trusted=self._trusted)
+        with guarded("generator", self.generator, self._latents.to(x.detach()), **options) as (call, _):
+            self._trusted = True
+            yield call
 
     def witness(self, x, adversarial) -> Witness:
         """The in-distribution witness that the proof of Theorem 2 draws from an adversarial image of f̃.
@@ -139,9 +157,9 @@ class ProjectedClassifier:
         x = check.images("x", x).detach()
         adversarial = _second_image("adversarial", adversarial, x)
         latent = self.project(adversarial).latent
-        with torch.no_grad():
-            image = self.generator(latent)
-            label, found = (check.classify(self.classifier, point).argmax(1) for point in (x, image))
+        with self._called(x) as call, guarded("classifier", self.classifier, x, trusted=True) as (classifier, _):
+            image = call(latent)
+            label, found = (check.classify(classifier, point).argmax(1) for point in (x, image))
         length, distance, residual = (
             (end.double() - begin.double()).flatten(1).norm(dim=1)
             for begin, end in ((x, adversarial), (x, image), (adversarial, image))
@@ -152,17 +170,17 @@ class ProjectedClassifier:
         return Witness(latent, distance.to(x), residual.to(x), certified)
 
     def _offered(self, x: Tensor) -> Tensor:
-        z = self.generator.project(x)
+        z = self.generator.project(x.clone())
         found = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         if found != (len(x), self.generator.latent_dim) or not torch.isfinite(z).all():
             expected = f"({len(x)}, {self.generator.latent_dim})"
             raise ValueError(f"generator.project must return finite latents of shape {expected}, got {found}")
-        return z
+        return z.to(x)
 
-    def _searched(self, x: Tensor) -> Tensor:
+    def _searched(self, call: Guarded, x: Tensor) -> Tensor:
         if self._pool is None or self._pool[0].dtype != x.dtype or self._pool[0].device != x.device:
             latents = self._latents.to(x)
-            images = [check.generate(self.generator, part) for part in latents.split(1024)]
+            images = [check.generate(call, part) for part in latents.split(1024)]
             self._pool = latents, torch.cat(images)
         latents, images = self._pool
         _like_generated(x, images)
@@ -175,10 +193,10 @@ class ProjectedClassifier:
             distance = torch.cdist(part, images.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
             nearest = distance.topk(starts, largest=False).indices.flatten()
             targets = part.repeat_interleave(starts, 0)
-            z, value = _descend(self.generator, targets, latents[nearest], self._steps)
+            z, value = _descend(call, targets, latents[nearest], self._steps)
             winner = value.reshape(-1, starts).argmin(1)
             found.append(z.reshape(-1, starts, dim)[torch.arange(len(part), device=z.device), winner])
-        return torch.cat(found)
+        return torch.cat(found).to(call.dtype)
 
 
 def project(generator, x, **options) -> Projection:
@@ -210,16 +228,18 @@ def shortcut(projected: ProjectedClassifier, x, latent, *, halvings: int = 12) -
     Returns:
         (n, *image) images x + r, f̃(x + r) ≠ f̃(x) where f̃(x') ≠ f̃(x); other rows are those of `x`.
     """
-    x = check.images("x", x).detach()
-    latent = check.latents(projected.generator, latent, "latent").detach().to(x)
+    given = check.images("x", x).detach()
+    latent = check.latents(projected.generator, latent, "latent").detach()
     halvings = check.integer("halvings", halvings, minimum=0)
-    with torch.no_grad():
-        image = check.generate(projected.generator, latent)
+    if len(latent) != len(given):
+        raise ValueError(f"latent must have as many rows as x, {len(given)}, got {len(latent)}")
+    with projected._called(given) as call:
+        x = working(given.clone())
+        latent = latent.to(x)
+        image = check.generate(call, latent)
         _like_generated(x, image)
-        if len(latent) != len(x):
-            raise ValueError(f"latent must have as many rows as x, {len(x)}, got {len(latent)}")
         back = (x - image).flatten(1)
-        tangents = torch.linalg.qr(jacobian(projected.generator, latent))[0]
+        tangents = torch.linalg.qr(jacobian(call, latent))[0]
         along = (tangents @ (tangents.mT @ back[..., None]))[..., 0]
         foot = image + (back - along).reshape(x.shape)
         label = projected(x).argmax(1)
@@ -229,9 +249,9 @@ def shortcut(projected: ProjectedClassifier, x, latent, *, halvings: int = 12) -
             middle = (low + high) / 2
             over = projected(torch.lerp(foot, image, weight(middle))).argmax(1) != label
             low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-        result = torch.lerp(foot, image, weight(high))
+        result = torch.lerp(foot, image, weight(high)).to(given.dtype)
         fooled = projected(result).argmax(1) != label
-    return torch.where(weight(fooled), result, x)
+    return torch.where(weight(fooled), result, given)
 
 
 def unconstrained_lower_bound(in_distribution, *, reach=0.0) -> Tensor:
@@ -264,36 +284,50 @@ class _Nearest(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, z, generator):
+    def forward(ctx, x, z, called):
         ctx.save_for_backward(x, z)
-        ctx.generator = generator
+        ctx.called = called
         return z.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         x, z = ctx.saved_tensors
+        with ctx.called(x) as call:
+            target, point = working(x.to(z.dtype)), working(z)
 
-        def half_square(point: Tensor) -> Tensor:
-            return (ctx.generator(point) - x).square().sum() / 2
+            def half_square(point: Tensor) -> Tensor:
+                return (call(point) - target).square().sum() / 2
 
-        values, vectors = torch.linalg.eigh(jacobian(grad(half_square), z))
-        # Nothing passes where z* is no strict minimum: a flat generator, an unfinished search.
-        inverse = torch.where(values > 1e-9 * values[:, -1:], 1 / values, 0.0)
-        direction = (vectors @ (inverse[..., None] * (vectors.mT @ gradient[..., None])))[..., 0]
-        return jvp(ctx.generator, (z,), (direction,))[1], None, None
+            values, vectors = torch.linalg.eigh(jacobian(grad(half_square), point))
+            # Nothing passes where z* is no strict minimum: a flat generator, an unfinished search.
+            inverse = torch.where(values > 1e-9 * values[:, -1:], 1 / values, 0.0)
+            direction = (vectors @ (inverse[..., None] * (vectors.mT @ gradient.to(point)[..., None])))[..., 0]
+            return _moved(call, point, direction).to(x), None, None
 
 
-def _descend(generator, x: Tensor, z: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def _moved(call: Guarded, z: Tensor, direction: Tensor) -> Tensor:
+    """The products of the Jacobians at z (n, d) with directions (n, d): how the images move."""
+    try:
+        return jvp(call, (z,), (direction,))[1]
+    except (RuntimeError, NotImplementedError) as error:
+        if out_of_memory(error):
+            raise
+        # Where there is no forward mode.
+        product = jacobian(call, z) @ direction[..., None]
+        return product.reshape(call(z).shape)
+
+
+def _descend(call: Guarded, x: Tensor, z: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Points of lower ½‖g(z) − x‖² than the starts `z`, for flat images `x`, and these values.
 
     BFGS: it starts from the Gauss-Newton metric JᵀJ and learns the curvature of g, which matters off the
     manifold. A step that does not descend enough is tried again at a quarter of its length.
     """
     rows = torch.arange(len(x), device=x.device)
-    value, slope = _half_square(generator, z, x)
+    value, slope = _half_square(call, z, x)
     best, lowest = z.clone(), value.clone()
-    matrix = jacobian(generator, z)
+    matrix = jacobian(call, z)
     metric = matrix.mT @ matrix
     # Damping relative to the metric's mean eigenvalue: JᵀJ may be singular.
     mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(x.dtype).tiny)
@@ -312,7 +346,7 @@ def _descend(generator, x: Tensor, z: Tensor, steps: int) -> tuple[Tensor, Tenso
         if not len(rows):
             break
         step = length[:, None] * direction
-        reached, there = _half_square(generator, z + step, x)
+        reached, there = _half_square(call, z + step, x)
         # Rounding may hide the last gains; NaN compares false.
         down = reached <= value * (1 + 4 * eps) - 1e-4 * length * ahead
         bend = there - slope
@@ -326,13 +360,14 @@ def _descend(generator, x: Tensor, z: Tensor, steps: int) -> tuple[Tensor, Tenso
     return best, lowest
 
 
-def _half_square(generator, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def _half_square(call: Guarded, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """½‖g(z) − x‖² (n,) for flat images `x`, and its gradient in z."""
-    z = z.detach().requires_grad_()
-    with torch.enable_grad():
-        value = (generator(z).flatten(1) - x).square().sum(1) / 2
-        (slope,) = torch.autograd.grad(value.sum(), z)
-    return value.detach(), slope
+
+    def objective(images: Tensor, chosen: slice) -> Tensor:
+        return (images.flatten(1) - x[chosen]).square().sum(1)[None] / 2
+
+    images, slope = call.gradients(z, torch.arange(len(z), device=z.device), objective)
+    return objective(images, slice(None))[0], slope[0]
 
 
 def _bfgs(inverse: Tensor, step: Tensor, bend: Tensor, along: Tensor) -> Tensor:

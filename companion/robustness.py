@@ -280,6 +280,7 @@ def _case(generator, classifier, z, steps, *, metric_steps=0, max_latent_norm=No
         if not len(z):
             # Only the shape of an image can be told.
             check.generate(g, z)
+        g.require_gradient()
         with guarded("classifier", Composed(generator, classifier), z) as (composed, _):
             yield _Case(g, composed, z, steps, metric_steps, max_norm, seed, None if start is None else start.to(z))
 
@@ -315,7 +316,9 @@ class _Case:
         z, y = self.z[rows], self.y[rows]
         with full_precision(z.device):
             if self.metric_steps > 3 and self.pool is None:
-                self.pool = pullback.prior_pool(self.generator, self.composed, self.z, self.max_norm, self.seed)
+                self.pool = pullback.prior_pool(
+                    self.generator, self.composed, working(self.z), self.max_norm, self.seed
+                )
             boundary = Boundary(self.composed, working(z), y, max_norm=self.max_norm, rows=rows)
             surface = pullback.Range(self.generator, boundary)
             found = pullback.search(surface, working(start), self.metric_steps, self.pool)

@@ -439,15 +439,13 @@ def _lanczos(generator, z: Tensor, iterations: int, tolerance: float, seed: int)
             beta = torch.stack(off_diagonal[:-1], 1).double()
             tridiagonal = tridiagonal + torch.diag_embed(beta, 1) + torch.diag_embed(beta, -1)
         values, vectors = torch.linalg.eigh(tridiagonal)
-        top = values[:, -1].clamp(min=torch.finfo(z.dtype).tiny)
+        top = values[:, -1].clamp(min=0)
         # |β_k s_k| bounds the distance of the Ritz value to an eigenvalue of JᵀJ; half of it for the square root.
-        residual = off_diagonal[-1].double() * vectors[:, -1, -1].abs() / (2 * top)
+        residual = off_diagonal[-1].double() * vectors[:, -1, -1].abs() / (2 * top).clamp(min=torch.finfo(z.dtype).tiny)
         if (residual <= tolerance).all():
             break
         basis = torch.cat([basis, nn.functional.normalize(product, dim=1)[:, None]], dim=1)
     return top.sqrt().to(z), residual
-
-
 
 
 def _like(constant: Tensor, x: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def random_partition(num_classes: int, latent_dim: int, *, seed: int = 0) -> Lin
     """
     num_classes = check.integer("num_classes", num_classes, minimum=2)
     latent_dim = check.integer("latent_dim", latent_dim, minimum=1)
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator("cpu").manual_seed(seed)
     weights = torch.randn(num_classes, latent_dim, generator=draws, dtype=torch.float64)
     return LinearPartition(weights, torch.randn(num_classes, generator=draws, dtype=torch.float64))
 
@@ -412,11 +412,11 @@ def _reduced(partition: LinearPartition) -> LinearPartition:
 
 def _latents(partition: LinearPartition, samples: int, seed: int) -> Iterator[Tensor]:
     """`samples` latents z ~ N(0, I), drawn on the CPU, a table at a time."""
-    draws = torch.Generator().manual_seed(seed)
-    rows = max(1, _TABLE_ENTRIES // partition.num_classes)
+    draws = torch.Generator("cpu").manual_seed(seed)
+    rows, weights = max(1, _TABLE_ENTRIES // partition.num_classes), partition.weights
     for start in range(0, samples, rows):
         shape = (min(rows, samples - start), partition.latent_dim)
-        yield torch.randn(shape, generator=draws, dtype=partition.weights.dtype).to(partition.weights.device)
+        yield torch.randn(shape, generator=draws, dtype=weights.dtype, device="cpu").to(weights.device)
 
 
 def _law(parts, t: Tensor, confidence: float) -> Law:
@@ -426,7 +426,7 @@ def _law(parts, t: Tensor, confidence: float) -> Law:
     counts, samples = levels.new_zeros(len(levels) + 1, dtype=torch.long), 0
     for radii in parts:
         # searchsorted finds the first level that a radius does not exceed.
-        first = torch.searchsorted(levels, radii.to(levels))
+        first = torch.searchsorted(levels, radii.to(levels).contiguous())
         counts += torch.bincount(first, minlength=len(counts))
         samples += len(radii)
     hits = torch.empty_like(order).scatter(0, order, counts[:-1].cumsum(0))

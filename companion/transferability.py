@@ -324,7 +324,7 @@ def _classifiers(value) -> list:
 def _labels(classifiers, x: Tensor) -> Tensor:
     """The labels (n, k) of n points."""
     with torch.no_grad():
-        return torch.stack([check.classify(classifier, x).argmax(1) for classifier in classifiers], dim=1)
+        return torch.stack([check.classify(classifier, x.clone()).argmax(1) for classifier in classifiers], dim=1)
 
 
 def _all_fooled(classifiers, x: Tensor, y: Tensor) -> Tensor:

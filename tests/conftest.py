@@ -44,11 +44,3 @@ def address():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
-
-
-def pytest_collection_modifyitems(items):
-    """What `open_faults.txt` lists is known to fail, and is expected to; whoever mends one takes its line out."""
-    listed = {line.strip() for line in (Path(__file__).parent / "open_faults.txt").read_text().splitlines()}
-    for item in items:
-        if item.nodeid.removeprefix("tests/") in listed:
-            item.add_marker(pytest.mark.xfail(reason="a known fault, see tests/open_faults.txt", strict=False))

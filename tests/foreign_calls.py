@@ -11,6 +11,7 @@ from companion.attacks import deepfool, fgsm, jsma, lbfgs, mi_fgsm, minimal_l2
 from companion.projection import ProjectedClassifier
 from companion.robustness import in_distribution_radius, latent_radius, unconstrained_radius
 from companion.smoothness import lipschitz_at, local_modulus
+from companion.vulnerability import nearest_other_label
 
 SHORT = dict(steps=8, metric_steps=3)
 ATTACKS = {
@@ -31,9 +32,18 @@ SLOPES = {
     "lipschitz_at lanczos": lambda g, f, z: (lipschitz_at(g, z, method="lanczos"),),
     "local_modulus": lambda g, f, z: (local_modulus(g, z, [0.1, 0.5], steps=3),),
 }
-PROJECTION = {"projection": lambda g, f, z: tuple(ProjectedClassifier(g, f, pool=32, steps=20).project(images(z)))}
-CALLS = MEASURES | SLOPES | PROJECTION
+PROJECTION = {
+    "projection": lambda g, f, z: tuple(ProjectedClassifier(g, f, pool=32, steps=20).project(images(z))),
+    "projected classifier": lambda g, f, z: (minimal_l2(projected(g, f, z), images(z), labels(z), steps=2),),
+}
+NEAREST = {"nearest_other_label": lambda g, f, z: (nearest_other_label(g, f, z, samples=200),)}
+CALLS = MEASURES | SLOPES | PROJECTION | NEAREST
 CALLS |= {name: lambda g, f, z, a=attack: (a(f, images(z), labels(z)),) for name, attack in ATTACKS.items()}
+
+
+def projected(generator, classifier, z) -> ProjectedClassifier:
+    """f̃ with one search an image, from the image's own latent: no other ends as near."""
+    return ProjectedClassifier(generator, classifier, starts=1, pool=1, steps=20, warm_start=z)
 
 
 Z = latents(6, 4)

@@ -17,14 +17,14 @@ from foreign import (
     seeded,
     small_classifier,
 )
-from foreign_calls import ATTACKS, CALLS, MEASURES, SHORT, SLOPES, X, Y, Z, expected, frozen, pair, same
-from foreign_twins import WITHOUT_FORWARD_MODE, twins
+from foreign_calls import ATTACKS, CALLS, MEASURES, SHORT, SLOPES, X, Y, Z, expected, frozen, pair, projected, same
+from foreign_twins import WITHOUT_FORWARD_MODE, Distances, Recurrent, Sampled, twins
 from torch import nn
 
 from companion.attacks import logit_ensemble, minimal_l2
 from companion.defences import bpda, eot
-from companion.projection import ProjectedClassifier
-from companion.robustness import compose, in_distribution_radius, unconstrained_radius
+from companion.projection import ProjectedClassifier, shortcut
+from companion.robustness import compose, in_distribution_radius, radii, unconstrained_radius
 from companion.smoothness import Lipschitz, lipschitz_at, local_modulus
 
 # Two ways to the same point end a few roundings apart, and a local search may make more of it: hence double precision.
@@ -161,6 +161,30 @@ def test_half_precision(call, dtype):
         assert (found[0].double() / reference[0] - 1).abs().median() < 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_from_samples_of_the_prior(dtype):
+    found, reference = (
+        radii(*frozen(kind), Z.to(kind), steps=20, metric_steps=12).in_distribution for kind in (dtype, DOUBLE)
+    )
+    assert found.dtype == dtype and (found.double() / reference - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, DOUBLE])
+def test_what_the_proof_of_theorem_2_needs_may_be_anybodys(dtype):
+    """An attack on f̃ off the manifold and its witness, for models that work in place."""
+    generator, classifier = (InPlace(model) for model in frozen(dtype))
+    z = Z.to(dtype)
+    x = generator(z.clone())
+    radius, witness = in_distribution_radius(generator, classifier, z, **SHORT, return_witness=True)
+    f_tilde = projected(generator, classifier, z)
+    adversarial = shortcut(f_tilde, x, witness)
+    length = (adversarial - x).double().flatten(1).norm(dim=1)
+    found = f_tilde.witness(x, adversarial)
+    assert (length > 0).all() and found.certified.all() and found.latent.dtype == adversarial.dtype == dtype
+    eps = 32 * torch.finfo(dtype).eps
+    assert (torch.minimum(radius, found.distance) <= 2 * length * (1 + eps)).all()
+
+
 @pytest.mark.parametrize("call", [*MEASURES, *SLOPES, "deepfool"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_traced_models(call):
@@ -189,6 +213,18 @@ def test_reverse_mode_does_where_there_is_no_forward_mode(kind):
     one, other = (ProjectedClassifier(model, classifier, pool=64, steps=20) for model in (mine, twin))
     same(one.project(x), other.project(x), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(one(x), other(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Sampled, Distances])
+def test_the_gradient_of_the_projection_needs_no_forward_mode(kind):
+    mine, twin = twins(kind)
+    x = (twin(Z.double()).detach() + 0.05).requires_grad_()
+    gradients = []
+    for generator in (mine, twin):
+        logits = ProjectedClassifier(generator, small_classifier().double(), pool=64, steps=50)(x)
+        gradients += torch.autograd.grad(logits[:, 0].sum(), x)
+    assert gradients[1].abs().max() > 0.1
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_a_generator_whose_jacobian_is_zero_everywhere_gives_no_modulus():

@@ -7,7 +7,7 @@ import functools
 
 import pytest
 import torch
-from foreign import Alone, Autocast, Tf32, digits, draws, latents, seeded
+from foreign import Alone, Autocast, Centred, Tf32, digits, draws, latents, seeded
 from foreign_calls import CALLS, MEASURES, Z, frozen
 from torch import nn
 
@@ -94,6 +94,17 @@ def test_rows_near_a_boundary_keep_their_witness():
     assert len(near) > 6 and radius.isfinite().all()
     whole, alone = rough(found).argmax(1), torch.cat([rough(row).argmax(1) for row in found.split(1)])
     assert (whole == alone).all() and radius.max() < 0.05
+
+
+def test_two_classes_near_their_boundary_are_not_taken_for_rows_that_hang_together():
+    """All margins are small here, those of every class: their rounding must be seen beside what moves them."""
+    layers = seeded(nn.Sequential(nn.Flatten(), nn.Linear(36, 24), nn.Tanh(), nn.Linear(24, 2)), 3.0, 7)
+    x = torch.rand(24, 36, generator=draws(3))
+    y = layers(x).argmax(1)
+    near = (x + 0.999 * (minimal_l2(layers, x, y, steps=30) - x))[y == y.mode().values]
+    assert len(near) > 6 and unconstrained_radius(Tf32(layers), near, steps=20).isfinite().all()
+    with pytest.raises(ValueError, match="batch"):
+        unconstrained_radius(Centred(layers), near, steps=20)
 
 
 # Precision is set in two ways, which PyTorch does not like to see mixed: one by holders of `fp32_precision`, which can

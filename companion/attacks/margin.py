@@ -78,6 +78,5 @@ def misclassified(classifier, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         logits = check.classify(classifier, x)
     if (y >= logits.shape[1]).any():
-        wrong = int(torch.nonzero(y >= logits.shape[1])[0])
-        raise ValueError(f"y must hold labels below K = {logits.shape[1]}, got {int(y[wrong])} in row {wrong}")
+        raise ValueError(f"y must hold labels below K = {logits.shape[1]}, got {check.where(y, y >= logits.shape[1])}")
     return logits.argmax(1) != y

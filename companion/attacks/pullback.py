@@ -15,9 +15,9 @@ from companion.smoothness import jacobian
 
 # The share of its mean eigenvalue that is added to the metric of each leap: much while it is known at z alone.
 _DAMPING = (1e-1, 1e-2, 1e-3)
-# Samples of the prior among which starts are looked for, more in up to 8 dimensions, fewer when each row has its own;
-# starts of a row, and how far apart they lie.
-POOL, _DENSE_POOL, _OWN_POOL, _STARTS, _APART = 512, 4096, 32, 6, 0.7
+# Samples of the prior among which starts are looked for, more in up to 8 dimensions; starts of a row, and how far apart
+# they lie.
+POOL, _DENSE_POOL, _STARTS, _APART = 512, 4096, 6, 0.7
 # The damping at which a search has come to its end.
 _STUCK = 1e6
 # From the fourth metric on: how many of a row's searches go on, for how many metrics each; then again and again.
@@ -25,11 +25,13 @@ _ROUNDS, _AGAIN = [(1, 1), (2, 1), (3, 1), (6, 1), (2, 3), (6, 2), (3, 4), (1, 8
 
 
 class Pool(NamedTuple):
-    """Samples of the prior: latents (P, d), flat images (1 or n, P, m) and labels (1 or n, P)."""
+    """Samples of the prior: latents (P, d), labels (1 or n, P), and flat images (P, m); where each row has images of
+    its own, how far (n, P) these are from the row's image instead."""
 
     latents: Tensor
-    images: Tensor
     labels: Tensor
+    images: Tensor | None
+    distances: Tensor | None = None
 
 
 class Range:
@@ -182,20 +184,22 @@ def _damped(metric: Tensor, damping) -> Tensor:
 
 
 def prior_pool(generator: Guarded, composed: Guarded, z: Tensor, max_norm, seed: int) -> Pool:
-    """Samples of the prior, two thirds of them twice and three times as far out; fewer where each row has its own."""
+    """Samples of the prior, two thirds of them twice and three times as far out; the same for every row."""
     count = POOL if z.shape[1] > 8 else _DENSE_POOL
-    count = count if generator.bound_to is None else _OWN_POOL
     draws = torch.Generator("cpu").manual_seed(seed)
     latents = torch.randn(count, z.shape[1], generator=draws, dtype=torch.float64, device="cpu")
     latents *= 1 + torch.arange(count, device="cpu").remainder(3)[:, None]
     latents = into_ball(latents, max_norm).to(z)
     if generator.bound_to is None:
         rows = torch.zeros(count, dtype=torch.long, device=z.device)
-        return Pool(latents, generator.of(latents, rows).flatten(1)[None], composed.of(latents, rows).argmax(1)[None])
+        return Pool(latents, composed.of(latents, rows).argmax(1)[None], generator.of(latents, rows).flatten(1))
     rows = torch.arange(len(z), device=z.device)
-    each = [one.expand_as(z) for one in latents]
-    images = torch.stack([generator.of(points, rows).flatten(1) for points in each], 1)
-    return Pool(latents, images, torch.stack([composed.of(points, rows).argmax(1) for points in each], 1))
+    target, distances, labels = generator.of(z, rows), [], []
+    for one in latents:
+        points = one.expand_as(z)
+        distances.append((generator.of(points, rows) - target).flatten(1).norm(dim=1))
+        labels.append(composed.of(points, rows).argmax(1))
+    return Pool(latents, torch.stack(labels, 1), None, torch.stack(distances, 1))
 
 
 def _starts(surface: Range, pool: Pool) -> tuple[Tensor, Tensor]:
@@ -205,9 +209,11 @@ def _starts(surface: Range, pool: Pool) -> tuple[Tensor, Tensor]:
     """
     boundary, rows = surface.boundary, surface.boundary.rows
     z, every = boundary.clean, boundary.every
-    images = pool.images if len(pool.images) == 1 else pool.images[rows]
-    labels = (pool.labels if len(pool.labels) == 1 else pool.labels[rows]).expand(len(z), -1)
-    distance = torch.cdist(surface.target[:, None], images, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+    if pool.images is None:
+        labels, distance = pool.labels[rows], pool.distances[rows]
+    else:
+        labels = pool.labels.expand(len(z), -1)
+        distance = torch.cdist(surface.target, pool.images, compute_mode="donot_use_mm_for_euclid_dist")
     distance = distance.masked_fill(labels == boundary.y[:, None], torch.inf)
     picks, crowded = [], torch.zeros_like(distance, dtype=torch.bool)
     for number in range(_STARTS):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -105,10 +107,12 @@ def logit_ensemble(classifiers, *, weights=None):
     if not isinstance(weights, list) or len(weights) != count or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"weights must be {count} numbers that sum to 1, got {weights!r}")
 
-    def ensemble(x: Tensor) -> Tensor:
-        return sum(weight * classifier(x) for weight, classifier in zip(weights, classifiers, strict=True))
+    return functools.partial(_weighted_logits, classifiers, weights)
 
-    return ensemble
+
+def _weighted_logits(classifiers: list, weights: list[float], x: Tensor) -> Tensor:
+    # Copies: each of the classifiers may work in place.
+    return sum(weight * classifier(x.clone()) for weight, classifier in zip(weights, classifiers, strict=True))
 
 
 def loss_gradient(classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,7 @@ def diagnose(
 
     def fools(image: Tensor) -> Tensor:
         with torch.no_grad():
-            return answer(image).argmax(1) != y
+            return answer(image.clone()).argmax(1) != y
 
     # Every point is tried on what is deployed, also where the function that offers the gradient was not fooled.
     options = dict(bounds=bounds, keep_failed=True)
@@ -105,10 +105,10 @@ def diagnose(
     iterated = fools(fgsm(classifier, x, y, eps=eps, steps=steps, **options))
     span = bounds[1] - bounds[0]
     unbounded = iterated | fools(fgsm(classifier, x, y, eps=span, steps=steps, **options))
-    draws = torch.Generator().manual_seed(check.integer("seed", seed, minimum=0))
+    draws = torch.Generator("cpu").manual_seed(check.integer("seed", seed, minimum=0))
     random = torch.zeros_like(single)
     for _ in range(samples):
-        noise = eps * (2 * torch.rand(x.shape, generator=draws, dtype=torch.float64).to(x) - 1)
+        noise = eps * (2 * torch.rand(x.shape, generator=draws, dtype=torch.float64, device="cpu").to(x) - 1)
         random |= fools((x + noise).clamp(*bounds))
     others = {name: fools(image) for name, image in black_box.items()}
     found = {"single step": single, "iterated": iterated, "unbounded": unbounded, "random": random, **others}

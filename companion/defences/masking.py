@@ -48,14 +48,14 @@ class RandomActivations:
             raise ValueError(f"network must be an nn.Sequential with ReLU layers, got {network!r}")
         self.network, self.keep = network, check.fraction("keep", keep).item()
         self.seed = check.integer("seed", seed, minimum=0)
-        self.random = torch.Generator().manual_seed(self.seed)
+        self.random = torch.Generator("cpu").manual_seed(self.seed)
 
     def __call__(self, x: Tensor) -> Tensor:
         for layer in self.network:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
                 # Drawn on the CPU: the same numbers on every device.
-                kept = torch.rand(x.shape, generator=self.random) < self.keep
+                kept = torch.rand(x.shape, generator=self.random, device="cpu") < self.keep
                 x = x * kept.to(x) / self.keep
         return x
 
@@ -89,7 +89,7 @@ class _PassedThrough:
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            value = self.forward(x)
+            value = self.forward(x.clone())
         stand_in = x if self.backward is None else self.backward(x)
         if not isinstance(value, Tensor) or value.shape != stand_in.shape:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

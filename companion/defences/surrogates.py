@@ -68,7 +68,7 @@ def substitute(
 
 def _ask(victim, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([check.classify(victim, part).argmax(1) for part in images.split(512)])
+        return torch.cat([check.classify(victim, part.clone()).argmax(1) for part in images.split(512)])
 
 
 def _jacobian_step(network: nn.Module, images: Tensor, labels: Tensor, step: float, bounds) -> Tensor:
