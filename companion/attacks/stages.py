@@ -116,7 +116,7 @@ def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
         point, clean = found.point, boundary.origin[:, None]
         if noise:
             point = boundary.clip(point + noise * found.reach()[:, None] * directions(point, 1, seed))
-        normals, missing = point.new_zeros(len(point), 0, point.shape[1]), point.new_zeros(len(point), 0)
+        normals, missing, weights = point.new_zeros(len(point), 0, point.shape[1]), point.new_zeros(len(point), 0), []
         for _ in range(min(laps, left)):
             height, over, gradient, _ = boundary.gradient(point, boundary.every)
             found.offer(point, over)
@@ -124,7 +124,8 @@ def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
             short = level - (normal * clean).sum(2)
             normals = torch.cat([normals, normal], 1)
             missing = torch.cat([missing, short + 2e-4 * short.abs()], 1)
-            moved = boundary.clip(boundary.origin + shortest(normals, missing.nan_to_num(0.0, 0.0, 0.0)))
+            weights.append(torch.zeros_like(short[:, 0]))
+            moved = boundary.clip(boundary.origin + shortest(normals, missing.nan_to_num(0.0, 0.0, 0.0), weights))
             point = torch.where(moved.isfinite().all(1, keepdim=True), moved, boundary.origin)
         if laps <= left:
             ray(boundary, found, point, 3)
@@ -133,15 +134,15 @@ def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
     return stage
 
 
-def shortest(normals: Tensor, missing: Tensor, sweeps: int = 15) -> Tensor:
-    """The shortest moves (n, m) with ⟨normal_j, move⟩ ≥ missing_j for unit normals (n, s, m): ascent on the dual."""
-    gram, weight = normals @ normals.mT, torch.zeros_like(missing)
-    for j in list(range(missing.shape[1])) * sweeps:
-        short = missing[:, j] - (gram[:, j] * weight).sum(1)
-        weight = weight.index_copy(
-            1, torch.tensor([j], device=weight.device), (weight[:, j] + short).clamp(min=0)[:, None]
-        )
-    return (weight[:, None] @ normals)[:, 0]
+def shortest(normals: Tensor, missing: Tensor, weights: list[Tensor], sweeps: int = 6) -> Tensor:
+    """The shortest moves (n, m) with ⟨normal_j, move⟩ ≥ missing_j for unit normals (n, s, m): ascent on the dual.
+
+    It begins at the multipliers `weights`, s of (n,), and leaves those of its end there.
+    """
+    rows, short = (normals @ normals.mT).unbind(1), missing.unbind(1)
+    for j in list(range(len(weights))) * sweeps:
+        weights[j] = (weights[j] + short[j] - (rows[j] * torch.stack(weights, 1)).sum(1)).clamp(min=0)
+    return (torch.stack(weights, 1)[:, None] @ normals)[:, 0]
 
 
 def explore(laps: int, *, noise: float = 0.0, seed: int = 0):
