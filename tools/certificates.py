@@ -1,8 +1,8 @@
 """Measure the generators of the chapter on certificates and store what it reads: python tools/certificates.py
 
-For every generator (or only some: python tools/certificates.py lipschitz-2) and classifier: radii r_in found by attack, distances to the nearest of 20,000 images of another label,
-both of the same 300 latents, and the labels counted of 20,000 latents. What is in the file already is not measured again:
-delete the file to begin anew. About 20 minutes on one core.
+For every generator (or only some: python tools/certificates.py lipschitz-2) and every classifier: radii r_in found by
+attack, distances to the nearest of 20,000 images of another label, both of the same 300 latents, and the labels counted
+of 20,000 latents. What is in the file already is not measured again: delete the file to begin anew. About 20 minutes.
 """
 
 import json
