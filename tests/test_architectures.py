@@ -96,6 +96,33 @@ def test_the_generator_goes_through_torch_func():
     assert certified_lipschitz(generator, (7,)).constant >= expected.max()
 
 
+def test_maxmin_sorts_pairs():
+    x = torch.tensor([[1.0, -2, 3, 3, 5, 3]])
+    assert architectures.MaxMin()(x).tolist() == [[3, 5, 3, 1, -2, 3]]
+    image = torch.randn(2, 6, 4, 5)
+    # Channel by channel, whatever the shape behind it.
+    rows = image.permute(0, 2, 3, 1).reshape(-1, 6)
+    expected = architectures.MaxMin()(rows).reshape(2, 4, 5, 6).permute(0, 3, 1, 2)
+    assert torch.equal(architectures.MaxMin()(image), expected)
+
+
+def test_maxmin_keeps_norms_and_grows_no_distance():
+    x, y = torch.randn(2, 5_000, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    near = x + 1e-3 * y
+    moved = [architectures.MaxMin()(points) for points in (x, y, near)]
+    torch.testing.assert_close(moved[0].norm(dim=1), x.norm(dim=1))
+    assert ((moved[0] - moved[1]).norm(dim=1) <= (x - y).norm(dim=1) * (1 + 1e-12)).all()
+    # Points whose pairs are in the same order keep their distance: the slope is 1, not less, almost everywhere.
+    kept = torch.isclose((moved[0] - moved[2]).norm(dim=1), (x - near).norm(dim=1), rtol=1e-9)
+    assert kept.double().mean() > 0.99
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4,), ()])
+def test_maxmin_needs_pairs(shape):
+    with pytest.raises(ValueError, match=r"x must be \(n, channels, ...\) with an even number of channels, got \("):
+        architectures.MaxMin()(torch.zeros(shape))
+
+
 def test_centring():
     assert architectures.Centre()(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-2, 0, 2]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -15,11 +17,14 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
-from companion import models
+from companion import certificates, models
 from companion.certificates import certified_lipschitz, fit_multipliers, load_multipliers, rounding
 from companion.models import architectures
 from companion.models.architectures import Generator, Residual
+from companion.robustness import in_distribution_radius, latent_radius
 from companion.smoothness import lipschitz_at
+from companion.training import LIPSCHITZ
+from companion.vulnerability import least_favourable, nearest_other_label, robustness_quantile
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -522,3 +527,60 @@ def test_bad_options():
     with pytest.raises(ValueError, match="network must have a bound below 1.8e308"):
         certified_lipschitz(deep, (1,))
     assert np.isfinite(constant(deep[:5].eval(), (1,)))
+
+
+# Generators that are slow by construction, and what the chapter stores about them.
+
+BUILT = [(f"digits/{kind}", limit) for kind, limit in LIPSCHITZ.items()]
+
+
+@pytest.mark.parametrize(("name", "limit"), BUILT)
+def test_no_latent_step_moves_an_image_of_a_built_generator_too_far(name, limit):
+    generator = models.load(name).double()
+    assert constant(generator, (16,)) <= limit
+    z, step = torch.randn(2, 5_000, 16, dtype=torch.float64, generator=draws(1))
+    for scale in (1e-3, 0.1, 1.0, 10.0):
+        moved = (generator(z + scale * step) - generator(z)).flatten(1).norm(dim=1)
+        assert (moved <= limit * scale * step.norm(dim=1) + 1e-12).all()
+    assert lipschitz_at(generator, 3 * z[:300]).max() <= limit
+
+
+@pytest.mark.parametrize(("name", "limit"), BUILT)
+def test_a_built_generator_keeps_the_order_of_the_radii(name, limit):
+    generator, classifier = models.load(name).double(), models.load("digits/linear").double()
+    z = torch.randn(20, 16, dtype=torch.float64, generator=draws(2))
+    latent, witness = latent_radius(generator, classifier, z, steps=20, return_witness=True)
+    inside = in_distribution_radius(generator, classifier, z, start=witness, metric_steps=3)
+    assert latent.isfinite().all() and (inside <= limit * latent * (1 + 1e-9)).all()
+
+
+@pytest.fixture(scope="module")
+def stored():
+    path = Path(certificates.__file__).parents[1] / "results" / "certificates-digits.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_stored_measurements_are_of_the_shipped_networks(stored):
+    """Made again for the fast classifier: a network that was replaced would show."""
+    assert set(stored) == {f"{kind}/{f}" for kind in (*LIPSCHITZ, "generator") for f in ("linear", "mlp", "cnn")}
+    classifier = models.load("digits/linear").double()
+    for kind in (*LIPSCHITZ, "generator"):
+        generator, found = models.load(f"digits/{kind}").double(), stored[f"{kind}/linear"]
+        labels = classifier(generator(torch.randn(20_000, 16, dtype=torch.float64, generator=draws(1)))).argmax(1)
+        counts = torch.tensor(found["counts"])
+        assert (labels.bincount(minlength=10) - counts).abs().max() <= 3 and counts.sum() == 20_000
+        z = torch.randn(300, 16, dtype=torch.float64, generator=draws(0))
+        near = nearest_other_label(generator, classifier, z[:20])
+        torch.testing.assert_close(near, torch.tensor(found["nearest"][:20]).double(), rtol=0, atol=1e-4)
+
+
+def test_the_proved_bound_is_above_what_attacks_find(stored):
+    """No true quantile is above the bound; that no measured one is says that the attack did not fail by much."""
+    for pair, found in stored.items():
+        kind = pair.split("/")[0]
+        modulus = certified_lipschitz(models.load(f"digits/{kind}"), (16,))
+        p = least_favourable(found["counts"], confidence=0.999)
+        radii = torch.tensor(found["radii"], dtype=torch.float64)
+        assert len(radii) == len(found["nearest"]) >= 150 and (radii >= 0).all()
+        for q in (0.1, 0.25, 0.5, 0.75):
+            assert radii.quantile(q) <= robustness_quantile(q, p, modulus)

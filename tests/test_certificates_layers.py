@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from companion.certificates import activations, certified_lipschitz, convolutions, linear
-from companion.models.architectures import Centre
+from companion.models.architectures import Centre, MaxMin
 
 WRITTEN_OUT, LAYER_BY_LAYER = 2**24, 0
 many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -262,6 +262,21 @@ def test_max_pooling(data):
     assert (moved <= (1 + 1e-14) * bound * (x[0] - x[1]).flatten(1).norm(dim=1)).all()
 
 
+@many
+@given(st.integers(1, 6), st.lists(sides, max_size=2), seeds)
+def test_maxmin(pairs, sides, seed):
+    """1, attained by inputs whose pairs are in the same order and passed by none."""
+    shape = (2 * pairs, *sides)
+    layer = nn.Sequential(MaxMin()).eval()
+    assert certified(layer, shape, WRITTEN_OUT) == 1
+    x, y = torch.randn(2, 50, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    for other, least in ((y, 0.0), (x + 1e-6 * y, 1 - 1e-12)):
+        ratio = (layer(x) - layer(other)).flatten(1).norm(dim=1) / (x - other).flatten(1).norm(dim=1)
+        assert least <= ratio.max() <= 1 + 1e-12
+    with pytest.raises(ValueError, match="even number of channels"):
+        certified_lipschitz(layer, (2 * pairs - 1, *sides))
+
+
 def test_every_layer_in_the_table_was_tried():
     tried = {nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d}
     tried |= {nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Upsample, nn.PixelShuffle}
@@ -273,6 +288,7 @@ def test_every_layer_in_the_table_was_tried():
         Centre,
         nn.MaxPool1d,
         nn.MaxPool2d,
+        MaxMin,
         *activations._SLOPES,
     }
     tried |= {nn.GELU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.Softplus}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from companion import _shipped, models
+from companion.certificates import certified_lipschitz
 from companion.data import VARIABLE, cifar10, digits
-from companion.models import quality
-from companion.training import NETWORKS, PRESETS
+from companion.models import architectures, quality
+from companion.smoothness import lipschitz_at
+from companion.training import LIPSCHITZ, NETWORKS, PRESETS
 
 GENERATOR = "digits/generator"
-CLASSIFIERS = [f"digits/{kind}" for kind in NETWORKS if kind != "generator"]
+CONSTANTS = {f"digits/{kind}": constant for kind, constant in LIPSCHITZ.items()}
+GENERATORS = [GENERATOR, *CONSTANTS]
+CLASSIFIERS = [f"digits/{kind}" for kind in NETWORKS if f"digits/{kind}" not in GENERATORS]
 PHOTOGRAPHS = [f"cifar10/{kind}" for kind in PRESETS["cifar10"]["cpu"] if kind != "generator"]
 # Defences cost accuracy; a substitute has seen generated digits only.
 DEFENDED = [("surrogate", 0.985), ("distilled", 0.95), ("fgsm-trained", 0.95), ("ensemble-trained", 0.97)]
@@ -36,7 +42,7 @@ def images():
 
 
 def test_names():
-    assert set(models.names()) == {GENERATOR, *CLASSIFIERS, "cifar10/generator", *PHOTOGRAPHS}
+    assert set(models.names()) == {*GENERATORS, *CLASSIFIERS, "cifar10/generator", *PHOTOGRAPHS}
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -60,10 +66,13 @@ def test_loading_leaves_the_global_random_state_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_generator_makes_images(images):
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_make_images(name):
+    generator = models.load(name)
+    images = generator(torch.randn(2_000, generator.latent_dim, generator=torch.Generator().manual_seed(1)))
     assert images.shape == (2_000, 1, 8, 8)
     assert images.min() >= 0 and images.max() <= 1
-    assert models.load(GENERATOR)(torch.zeros(0, models.load(GENERATOR).latent_dim)).shape == (0, 1, 8, 8)
+    assert generator(torch.zeros(0, generator.latent_dim)).shape == (0, 1, 8, 8)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -83,9 +92,10 @@ def test_classifiers_are_good(kind, least):
     assert models.card(f"digits/{kind}")["results"]["held_out_accuracy"] >= least
 
 
-def test_registry_states_the_true_quality():
-    stated = models.card(GENERATOR)["results"]
-    found = quality.generator_report(models.load(GENERATOR), models.load("digits/cnn"), digits())
+@pytest.mark.parametrize("name", GENERATORS)
+def test_registry_states_the_true_quality(name):
+    stated = models.card(name)["results"]
+    found = quality.generator_report(models.load(name), models.load("digits/cnn"), digits())
     assert found["class_probabilities"] == pytest.approx(stated["class_probabilities"], abs=1e-4)
     for group in ("generated", "real", "frechet"):
         assert found[group] == pytest.approx(stated[group], rel=1e-3)
@@ -102,6 +112,29 @@ def test_generator_is_balanced_readable_and_does_not_memorise():
     assert results["two_sample"]["generated"]["accuracy"] < 0.7
     distance = results["nearest_training_distance"]
     assert distance["generated"][2] > 0.9 * distance["real"][2]
+
+
+@pytest.mark.parametrize(("name", "constant"), CONSTANTS.items())
+def test_lipschitz_generators_keep_their_promise(name, constant):
+    generator = models.load(name)
+    kinds = {type(layer) for layer in generator}
+    assert kinds == {nn.Linear, architectures.MaxMin, nn.Hardtanh, nn.Unflatten}
+    # Its linear layers are shipped in half precision; the recipe leaves room for that, and no more.
+    certified = certified_lipschitz(generator, (16,)).constant
+    norms = [np.linalg.norm(layer.weight.double().numpy(), 2) for layer in generator if isinstance(layer, nn.Linear)]
+    assert 0.998 * constant < math.prod(norms) <= certified <= constant
+    slopes = lipschitz_at(generator.double(), torch.randn(500, 16, generator=torch.Generator().manual_seed(2)).double())
+    assert 0.7 * constant < slopes.max() <= certified
+
+
+def test_lipschitz_generators_are_small_balanced_and_readable():
+    sizes = [(models.WEIGHTS / models.card(name)["file"]).stat().st_size for name in CONSTANTS]
+    assert sum(sizes) <= 2e6
+    for name, constant in CONSTANTS.items():
+        results = models.card(name)["results"]
+        assert 0.06 < min(results["class_probabilities"]) and max(results["class_probabilities"]) < 0.16
+        assert results["generated"]["agreement"] > (0.8 if constant >= 2 else 0.7)
+        assert results["two_sample"]["generated"]["accuracy"] < (0.8 if constant >= 2 else 0.95)
 
 
 @pytest.fixture(scope="module")

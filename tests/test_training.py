@@ -18,8 +18,8 @@ from companion.__main__ import main
 from companion.models import quality
 from companion.training import Recipe, distort, train_digits
 
-TINY = Recipe(classifier_steps=40, generator_steps=40, checkpoint_every=10, batch_size=16)
-KILLED = Recipe(classifier_steps=40, generator_steps=300, checkpoint_every=10, batch_size=16)
+TINY = Recipe(classifier_steps=40, generator_steps=40, lipschitz_steps=20, checkpoint_every=10, batch_size=16)
+KILLED = Recipe(generator_steps=300, lipschitz_steps=300, checkpoint_every=10, batch_size=16)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,13 +71,14 @@ def test_a_finished_run_is_not_run_again(tiny):
     assert before == ((tiny / "registry.json").read_bytes(), (tiny / "digits-cnn.jsonl").read_bytes())
 
 
-def test_a_killed_run_resumes_to_the_same_result(tmp_path):
+@pytest.mark.parametrize("kind", ["generator", "lipschitz-1.5"])
+def test_a_killed_run_resumes_to_the_same_result(kind, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    call = f"train_digits({str(killed)!r}, only='generator', recipe={KILLED!r})"
+    call = f"train_digits({str(killed)!r}, only={kind!r}, recipe={KILLED!r})"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     program = f"from companion.training import *; {call}"
     process = subprocess.Popen([sys.executable, "-c", program], env=environment)
-    log = killed / "digits-generator.jsonl"
+    log = killed / f"digits-{kind}.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) >= 3):
         assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
@@ -85,8 +86,8 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 3 <= len(log.read_text().splitlines()) < 30 and not (killed / "registry.json").exists()
-    train_digits(killed, only="generator", recipe=KILLED)
-    train_digits(whole, only="generator", recipe=KILLED)
+    train_digits(killed, only=kind, recipe=KILLED)
+    train_digits(whole, only=kind, recipe=KILLED)
     assert_equal(weights(killed), weights(whole))
     assert log.read_text() == (whole / log.name).read_text()
 
@@ -97,7 +98,7 @@ def test_a_checkpoint_of_another_seed_is_refused(tiny):
 
 
 def test_unknown_network(tmp_path):
-    with pytest.raises(ValueError, match="only must be one of linear, mlp, cnn, generator, surrogate, .* got 'resnet'"):
+    with pytest.raises(ValueError, match="only must be one of linear, mlp, cnn, generator, .* got 'resnet'"):
         train_digits(tmp_path, only="resnet")
 
 

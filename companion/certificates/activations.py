@@ -1,4 +1,4 @@
-"""Activations and max pooling: their slopes, rounded outwards."""
+"""Activations, max pooling and MaxMin: their slopes, rounded outwards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from companion.certificates import rounding
 from companion.certificates.layers import Bounded, Elementwise, Shape, ranked, refuse, weights
+from companion.models.architectures import MaxMin
 
 # Smallest and largest slope. GELU's are 1 − s and s = Φ(√2) + √2 φ(√2) = 1.128904145..., SiLU's 1.0998393201...
 _SLOPES = {
@@ -101,7 +102,13 @@ def _max_pool(layer: nn.MaxPool1d | nn.MaxPool2d, shape: Shape) -> Bounded:
     return Bounded(shape, tuple(output.shape[1:]), constant, str(layer))
 
 
+def _maxmin(layer: MaxMin, shape: Shape) -> Bounded:
+    """1: to sort two pairs brings them no farther apart (chapter on certificates)."""
+    return Bounded(shape, tuple(layer(torch.zeros(1, *shape)).shape[1:]), 1.0, str(layer))
+
+
 TABLE = {kind: _fixed for kind in _SLOPES} | {
+    MaxMin: _maxmin,
     nn.GELU: _gelu,
     nn.LeakyReLU: _leaky_relu,
     nn.PReLU: _prelu,

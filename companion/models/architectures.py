@@ -7,6 +7,7 @@ units. Nothing works in place, so `torch.func` can go through everything in eval
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,6 +29,37 @@ def digits_generator(*, latent_dim: int, width: int) -> Generator:
         nn.SiLU(),
         nn.Linear(width, 64),
         nn.Sigmoid(),
+        nn.Unflatten(1, (1, 8, 8)),
+    )
+
+
+class MaxMin(nn.Module):
+    """Activations (n, 2k, ...) to (n, 2k, ...): the larger of each pair (j, k + j) of channels, then the smaller ones.
+
+    Every value is kept and only moved, so no distance grows and, almost everywhere, no gradient shrinks.
+
+    Source: C. Anil, J. Lucas and R. Grosse, Sorting out Lipschitz function approximation, ICML 2019 (GroupSort).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maxima and minima, in the shape of `x`."""
+        if x.ndim < 2 or x.shape[1] % 2:
+            raise ValueError(f"x must be (n, channels, ...) with an even number of channels, got {tuple(x.shape)}")
+        first, second = x.chunk(2, 1)
+        return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], 1)
+
+
+def digits_maxmin_generator(*, latent_dim: int, width: int) -> Generator:
+    """Latents (n, latent_dim) to images (n, 1, 8, 8) in [0, 1]; only its linear layers can stretch a distance."""
+    return Generator(
+        nn.Linear(latent_dim, width),
+        MaxMin(),
+        nn.Linear(width, width),
+        MaxMin(),
+        nn.Linear(width, width),
+        MaxMin(),
+        nn.Linear(width, 64),
+        nn.Hardtanh(0.0, 1.0),
         nn.Unflatten(1, (1, 8, 8)),
     )
 

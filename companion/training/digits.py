@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 from torch.nn import functional as F
 
 from companion import models
@@ -24,6 +25,7 @@ from companion.defences.distillation import label_loss, teacher_loss
 from companion.defences.masking import RandomActivations, eot, quantise
 from companion.defences.surrogates import substitute
 from companion.models import quality
+from companion.training.orthogonal import orthogonal_end, orthogonal_start, step_back
 from companion.training.run import Run, as_shipped, publish
 
 CLASSIFIERS = {
@@ -32,6 +34,11 @@ CLASSIFIERS = {
     "cnn": {"builder": "digits_cnn", "width": 32},
 }
 GENERATOR = {"builder": "digits_generator", "latent_dim": 16, "width": 256}
+# Generators that are L-Lipschitz by construction, and for each its L.
+MAXMIN = {"builder": "digits_maxmin_generator", "latent_dim": 16, "width": 256}
+LIPSCHITZ = {f"lipschitz-{constant:g}": constant for constant in (1.0, 1.5, 2.0, 3.0, 4.0)}
+# Trained for a little less than L: rounding to half precision must not lift the shipped network above it.
+MARGIN, BALANCE = 0.999, 2.0
 # The networks of the chapter on the arms race: the same small network, undefended and defended in three ways.
 SMALL = {"builder": "digits_cnn", "width": 16}
 TEMPERATURE, EPS = 20.0, 0.3
@@ -46,7 +53,7 @@ VICTIMS = {
     "random": "cnn",
 }
 SEEDS, ROUNDS = 150, 6
-NETWORKS = (*CLASSIFIERS, "generator", *DEFENDED, *(f"substitute-{victim}" for victim in VICTIMS))
+NETWORKS = (*CLASSIFIERS, "generator", *LIPSCHITZ, *DEFENDED, *(f"substitute-{victim}" for victim in VICTIMS))
 PENALTY, ENTROPY = 0.003, 0.3
 DATA = "1,347 of the 1,797 handwritten digits bundled with scikit-learn (UCI Optical Recognition, test part)"
 
@@ -57,6 +64,7 @@ class Recipe:
 
     classifier_steps: int = 2_000
     generator_steps: int = 20_000
+    lipschitz_steps: int = 8_000
     checkpoint_every: int = 500
     batch_size: int = 64
 
@@ -88,8 +96,9 @@ def train_digits(
     out.mkdir(parents=True, exist_ok=True)
     for kind in NETWORKS if only is None else [only]:
         run = Run(out, f"digits-{kind}", seed, recipe, progress)
-        if kind == "generator":
-            architecture, network = GENERATOR, as_shipped(train_generator(run, data))
+        if kind == "generator" or kind in LIPSCHITZ:
+            architecture = MAXMIN if kind in LIPSCHITZ else GENERATOR
+            network = as_shipped(train_generator(run, data, LIPSCHITZ.get(kind)))
             results = quality.generator_report(network, _made("cnn", out), data)
         else:
             architecture = CLASSIFIERS.get(kind, CLASSIFIERS["mlp"] if kind.startswith("substitute-") else SMALL)
@@ -154,11 +163,12 @@ def train_substitute(run: Run, data: Digits, victim: str) -> tuple[nn.Module, di
     return network, {"victim": victim, "queries": queries, "agreement": agreement}
 
 
-def train_generator(run: Run, data: Digits) -> nn.Sequential:
+def train_generator(run: Run, data: Digits, constant: float | None = None) -> nn.Sequential:
     """GAN whose critic also learns the labels of real scans; returns the generator's running average.
 
-    Besides fooling the critic, the generator has to make images whose label the critic is sure of. Real and
-    generated images are distorted alike; an R1 penalty keeps the critic's slope small.
+    Besides fooling the critic, the generator has to make images whose label the critic is sure of; one that is
+    `constant`-Lipschitz by construction, which cannot leave a class so easily, also all labels equally often in a
+    batch. Real and generated images are distorted alike; an R1 penalty keeps the critic's slope small.
 
     Source:
         I. Goodfellow et al., Generative adversarial nets, 2014; T. Salimans et al., Improved techniques for
@@ -166,11 +176,14 @@ def train_generator(run: Run, data: Digits) -> nn.Sequential:
         S. Zhao et al., Differentiable augmentation for data-efficient GAN training, 2020.
     """
     with run.seeded():
-        generator, critic = models.build(GENERATOR), models.build({"builder": "digits_critic", "width": 256})
+        generator = models.build(GENERATOR if constant is None else MAXMIN)
+        if constant is not None:
+            orthogonal_start(generator, MARGIN * constant)
+        critic = models.build({"builder": "digits_critic", "width": 256})
     average = copy.deepcopy(generator)
     g_optimizer = torch.optim.Adam(generator.parameters(), betas=(0.0, 0.99))
     c_optimizer = torch.optim.Adam(critic.parameters(), betas=(0.0, 0.99))
-    steps, n = run.recipe.generator_steps, run.recipe.batch_size
+    steps, n = run.recipe.generator_steps if constant is None else run.recipe.lipschitz_steps, run.recipe.batch_size
 
     def generate() -> Tensor:
         return distort(generator(torch.randn(n, generator.latent_dim, generator=run.random)), run.random)
@@ -191,9 +204,14 @@ def train_generator(run: Run, data: Digits) -> nn.Sequential:
             c_loss = c_loss + 4 * PENALTY / 2 * slope.square().sum((1, 2, 3)).mean()
         descend(c_optimizer, c_loss)
         seen = critic(generate())
-        entropy = torch.distributions.Categorical(logits=seen[:, 1:]).entropy().mean()
+        labels = Categorical(logits=seen[:, 1:])
+        entropy = labels.entropy().mean()
         g_loss = F.softplus(-seen[:, 0]).mean() + ENTROPY * entropy
+        if constant is not None:
+            g_loss = g_loss - BALANCE * Categorical(labels.probs.mean(0)).entropy()
         descend(g_optimizer, g_loss)
+        if constant is not None:
+            step_back(generator, MARGIN * constant)
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), generator.parameters(), strict=True):
                 slow.lerp_(fast, 0.005 if index < steps // 2 else 0.002)
@@ -201,7 +219,7 @@ def train_generator(run: Run, data: Digits) -> nn.Sequential:
 
     parts = {"generator": generator, "critic": critic, "average": average}
     run.loop(step, steps, parts, {"generator_optimizer": g_optimizer, "critic_optimizer": c_optimizer})
-    return average
+    return average if constant is None else orthogonal_end(average, MARGIN * constant)
 
 
 def distort(images: Tensor, random: torch.Generator) -> Tensor:
