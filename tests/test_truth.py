@@ -168,7 +168,8 @@ def test_a_finer_grid_finds_the_same(latent_dim):
 
 POINTS = {
     "relu": lambda: relu_points(SEEN, 25),
-    "box": lambda: relu_points(SEEN + 20, 25, (0.0, 1.0)),
+    # In a box, the label of a quarter of the rows holds everywhere.
+    "box": lambda: relu_points(SEEN + 20, 35, (0.0, 1.0)),
     "two classes": lambda: relu_points(SEEN + 40, 25, networks=TWO_CLASSES),
     "quadratic": lambda: quadratic_points(SEEN, 75),
 }
@@ -189,11 +190,10 @@ def test_unconstrained_radius_is_within_one_percent_of_the_truth(family):
     cases = points(family)
     measured = [unconstrained_radius(c.classifier, c.x, steps=100, bounds=c.bounds).detach().numpy() for c in cases]
     measured, exact = np.concatenate(measured), np.concatenate([case.exact for case in cases])
-    # In a box, a label may hold everywhere.
     fooled = np.isfinite(exact)
     np.testing.assert_array_equal(np.isfinite(measured), fooled)
     ratio = measured[fooled] / exact[fooled]
-    assert len(ratio) >= 280
+    assert len(ratio) >= 300
     assert ratio.min() > 1 - 1e-9
     assert (ratio < 1.01).mean() >= 0.98
 

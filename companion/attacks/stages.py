@@ -113,20 +113,21 @@ def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
     """
 
     def stage(boundary: Boundary, found: Found, left: int) -> int:
-        point, clean = found.point, boundary.origin[:, None]
+        point, origin = found.point, boundary.origin
         if noise:
             point = boundary.clip(point + noise * found.reach()[:, None] * directions(point, 1, seed))
-        normals, missing, weights = point.new_zeros(len(point), 0, point.shape[1]), point.new_zeros(len(point), 0), []
+        normals, levels, weights = point.new_zeros(len(point), 0, point.shape[1]), point.new_zeros(len(point), 0), []
         for _ in range(min(laps, left)):
             height, over, gradient, _ = boundary.gradient(point, boundary.every)
             found.offer(point, over)
             normal, level = linearised(height, gradient, point[:, None])
-            short = level - (normal * clean).sum(2)
-            normals = torch.cat([normals, normal], 1)
-            missing = torch.cat([missing, short + 2e-4 * short.abs()], 1)
-            weights.append(torch.zeros_like(short[:, 0]))
-            moved = boundary.clip(boundary.origin + shortest(normals, missing.nan_to_num(0.0, 0.0, 0.0), weights))
-            point = torch.where(moved.isfinite().all(1, keepdim=True), moved, boundary.origin)
+            level = level + 2e-4 * (level - (normal * origin[:, None]).sum(2)).abs()
+            # A class of logit -inf has no boundary to aim at.
+            known = level.isfinite()
+            normals = torch.cat([normals, torch.where(known[..., None], normal, 0)], 1)
+            levels = torch.cat([levels, torch.where(known, level, 0)], 1)
+            weights.append(torch.zeros_like(level[:, 0]))
+            point = nearest(origin, normals, levels, weights, boundary.bounds)
         if laps <= left:
             ray(boundary, found, point, 3)
         return min(laps, left)
@@ -134,15 +135,22 @@ def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
     return stage
 
 
-def shortest(normals: Tensor, missing: Tensor, weights: list[Tensor], sweeps: int = 6) -> Tensor:
-    """The shortest moves (n, m) with ⟨normal_j, move⟩ ≥ missing_j for unit normals (n, s, m): ascent on the dual.
+def nearest(origin: Tensor, normals: Tensor, levels: Tensor, weights: list[Tensor], bounds, sweeps: int = 6) -> Tensor:
+    """The nearest points (n, m) to `origin` in the box with ⟨normal_j, p⟩ ≥ level_j for normals (n, s, m).
 
-    It begins at the multipliers `weights`, s of (n,), and leaves those of its end there.
+    Newton's ascent on the dual, one multiplier after the other. It begins at the `weights`, s of (n,), and leaves those
+    of its end there.
     """
-    rows, short = (normals @ normals.mT).unbind(1), missing.unbind(1)
+    normal, level = normals.unbind(1), levels.unbind(1)
+    clip = (lambda points: points) if bounds is None else (lambda points: points.clamp(*bounds))
     for j in list(range(len(weights))) * sweeps:
-        weights[j] = (weights[j] + short[j] - (rows[j] * torch.stack(weights, 1)).sum(1)).clamp(min=0)
-    return (torch.stack(weights, 1)[:, None] @ normals)[:, 0]
+        point = origin + (torch.stack(weights, 1)[:, None] @ normals)[:, 0]
+        inside = clip(point)
+        # What the box holds does not move.
+        slope = (normal[j].square() * (inside == point)).sum(1)
+        step = (level[j] - (normal[j] * inside).sum(1)) / slope
+        weights[j] = torch.where(slope > 0, (weights[j] + step).clamp(min=0), weights[j])
+    return clip(origin + (torch.stack(weights, 1)[:, None] @ normals)[:, 0])
 
 
 def explore(laps: int, *, noise: float = 0.0, seed: int = 0):
