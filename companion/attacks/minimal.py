@@ -24,7 +24,7 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None, m
     the boundaries to the likeliest classes are followed side by side and the farther ones given up (race), the best
     point is followed along its boundary (follow) and moved on a sphere whose radius adapts to the verdict (explore);
     in up to 32 dimensions, points all over the ball in which a nearer one must lie (scatter) and around the best one
-    (around) are tried instead, and the linear pieces that meet near it are seen at once (corner).
+    (around) are tried before, and the linear pieces that meet near it are seen at once (corner).
 
     The search computes in full precision: float32 without TF32 or autocast, float64 where the classifier does. What it
     found is classified again as the caller would: under the caller's own settings, in two batches, and some rows alone.
