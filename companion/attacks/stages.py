@@ -188,9 +188,11 @@ def scatter(count: int, keep: int, *, seed: int):
 
     def stage(boundary: Boundary, found: Found, left: int) -> int:
         origin, every = boundary.origin, boundary.every
-        shell = torch.arange(1, count + 1, dtype=origin.dtype, device=origin.device).remainder(8)
-        # Most of the ball is far out. Without a fooled point yet, there is no ball: then farther and farther.
-        inside, beyond = 0.65 + 0.05 * shell - 0.01, 2 ** (shell - 1)
+        pair = torch.arange(count, dtype=origin.dtype, device=origin.device).div(2, rounding_mode="floor")
+        # The golden ratio spreads them evenly; in more dimensions more of the ball is far out.
+        inside = ((pair + 1) * (math.sqrt(5) - 1) / 2).remainder(1) ** (1 / max(1, origin.shape[1] / 2))
+        # Without a fooled point yet, there is no ball: then farther and farther.
+        beyond = 2 ** (pair.remainder(8) - 1)
         share = torch.where(found.radius.isfinite()[:, None], inside, beyond) * found.reach()[:, None]
         points = boundary.clip(origin[:, None] + share[..., None] * directions(origin, count, seed))
         height = _look(boundary, found, points)
