@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -249,7 +249,8 @@ def _measured(plan: Plan, weights: Path, store: Chunks, indices: list[int], work
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker, initargs=(threads,)) as pool:
         try:
-            tasks = [pool.submit(_measure_and_write, plan, weights, store, index) for index in indices]
+            with _deaf_to_interrupts():
+                tasks = [pool.submit(_measure_and_write, plan, weights, store, index) for index in indices]
             yield from (task.result() for task in as_completed(tasks))
         except BrokenProcessPool as error:
             raise ChildProcessError(
@@ -265,9 +266,21 @@ def _measured(plan: Plan, weights: Path, store: Chunks, indices: list[int], work
             pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started inside do not hear Ctrl-C, which goes to them all: their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():  # no other may change what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
 def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent ends its workers
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()

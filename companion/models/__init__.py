@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from companion import _registry
+from companion import _files, _registry
 from companion.models import architectures
 
 __all__ = ["architectures", "card", "load", "names"]
@@ -62,7 +62,11 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     weights = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
     with torch.device("meta"):  # no memory and no random numbers spent on weights that are replaced at once
         network = build(entry["architecture"])
-    network.load_state_dict(weights, assign=True)
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        path = Path(folder) / _registry.NAME
+        raise _files.Damaged(f"{path}: the architecture of {name!r} does not fit its weights: {error}") from error
     return network.eval().requires_grad_(False)
 
 

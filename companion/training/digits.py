@@ -92,8 +92,9 @@ def train_digits(
     """
     if only is not None and only not in NETWORKS:
         raise ValueError(f"only must be one of {', '.join(NETWORKS)}, got {only!r}")
-    out, recipe, data = Path(out), recipe or Recipe(), digits()
+    out, recipe = Path(out), recipe or Recipe()
     _files.ready(out, "checkpoints")
+    data = digits()
     for kind in NETWORKS if only is None else [only]:
         run = Run(out, f"digits-{kind}", seed, recipe, progress)
         if kind == "generator" or kind in LIPSCHITZ:
