@@ -461,9 +461,13 @@ def test_an_unwritable_cache_is_named(monkeypatch, read_only):
     assert "could not write" in message and "set XDG_CACHE_HOME" in message and data.VARIABLE in message
 
 
-def test_weights_that_are_no_tensors_are_named(tmp_path):
+def test_weights_of_something_else_are_named(tmp_path):
     (tmp_path / "w").write_bytes(b"nothing")
     registry_of(tmp_path, "w", b"nothing")
     with pytest.raises(_files.Damaged, match="are no safetensors file"):
         models.load("digits/linear", folder=tmp_path)
-    (tmp_path / "w").write_bytes(save({"w": torch.ones(1)}))
+    content = save({"w": torch.ones(1)})
+    (tmp_path / "w").write_bytes(content)
+    registry_of(tmp_path, "w", content)
+    with pytest.raises(_files.Damaged, match="the architecture of 'digits/linear' does not fit its weights"):
+        models.load("digits/linear", folder=tmp_path)

@@ -104,6 +104,8 @@ def table(
         ValueError: unknown `data`; a network that is not in `weights`; `out` holds chunks of another plan (more
             `samples` are welcome: the chunks that are there count). Damaged weights and, with `root`, missing data are
             reported as by `models.load` and `companion.data`.
+        OSError: `out` cannot be written to (found out before the work), or a worker was ended from outside.
+        RuntimeError: a chunk in `out` is not as it was written.
     """
     if data not in TABLES:
         raise ValueError(f"data must be one of {', '.join(TABLES)}, got {data!r}")
