@@ -42,13 +42,19 @@ def two_sample_accuracy(first: Tensor, second: Tensor, *, folds: int = 10, seed:
     Returns:
         {"accuracy", "low", "high", "images"} with the 95 % Clopper–Pearson interval of as many independent judgements.
         Folds share the images that they were fitted on, so ours are not independent, and it is a guide only.
+    Raises:
+        ImportError: scikit-learn (the `data` extra) is not installed.
     Source:
         D. Lopez-Paz and M. Oquab, Revisiting classifier two-sample tests, ICLR 2017.
     """
     from scipy.stats import binomtest
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.svm import SVC
 
+    try:
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
+        from sklearn.svm import SVC
+    except ImportError as error:
+        install = "pip install 'adversarial-vulnerability[data]'"
+        raise ImportError(f"two_sample_accuracy needs scikit-learn, the data extra: {install}") from error
     if len(first) != len(second):
         raise ValueError(f"second must have as many images as first ({len(first)}), got {len(second)}")
     images = torch.cat([first, second]).flatten(1).numpy()
