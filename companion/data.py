@@ -16,7 +16,7 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 from scipy.io import loadmat
@@ -62,9 +62,7 @@ def digits() -> Digits:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(labels).to(torch.int64)
-    train, held_out = train_test_split(
-        range(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED
-    )
+    train, held_out = train_test_split(range(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED)
     return Digits(images[train], labels[train], images[held_out], labels[held_out])
 
 
@@ -99,7 +97,7 @@ class Images(NamedTuple):
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    copy: dict
+    copy: dict[str, Any]
 
 
 VARIABLE = "COMPANION_DATA"
@@ -139,7 +137,8 @@ def cifar10(*, root: Path | str | None = None, progress: bool = False) -> Images
     else:
         content = _verified(_locate("cifar10", archive, folder, progress))
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            contents = {name: tar.extractfile(f"cifar-10-batches-bin/{name}").read() for name in CIFAR10_FILES}
+            members = {name: cast(IO[bytes], tar.extractfile(f"cifar-10-batches-bin/{name}")) for name in CIFAR10_FILES}
+            contents = {name: member.read() for name, member in members.items()}
     images, labels = zip(*(_records(name, content) for name, content in contents.items()), strict=True)
     copy = _copy("cifar10", contents, verified=not unpacked)
     return Images(torch.cat(images[:-1]), torch.cat(labels[:-1]), images[-1], labels[-1], copy)
@@ -167,7 +166,7 @@ def svhn(*, root: Path | str | None = None, progress: bool = False) -> Images:
     return Images(train_images, train_labels, test_images, test_labels, copy)
 
 
-def _folder(root) -> Path | None:
+def _folder(root: Path | str | None) -> Path | None:
     """The folder to read from, or None where a download is wanted."""
     given, name = (root, "root") if root is not None else (os.environ.get(VARIABLE) or None, VARIABLE)
     if given is None:
@@ -205,7 +204,7 @@ def _verified(path: Path) -> bytes:
     return content
 
 
-def _copy(data: str, contents: dict[str, bytes], verified: bool = False) -> dict:
+def _copy(data: str, contents: dict[str, bytes], verified: bool = False) -> dict[str, Any]:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return {"data": data, "verified": verified, "sha256": hashes}
 
@@ -250,7 +249,7 @@ def _download(address: str, name: str, progress: bool) -> Path:
     cache = Path(pooch.os_cache("adversarial-vulnerability"))
     pooch.get_logger().setLevel("WARNING")  # it announces every download
 
-    def resume(url: str, output_file: str, _pooch) -> None:
+    def resume(url: str, output_file: str, _pooch: Any) -> None:
         unfinished = cache / f"{name}.unfinished"
         done = unfinished.stat().st_size if unfinished.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})

@@ -10,6 +10,7 @@ import copy
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ def names(*, folder: Path | str = WEIGHTS) -> tuple[str, ...]:
     return tuple(sorted(_registry(Path(folder))))
 
 
-def card(name: str, *, folder: Path | str = WEIGHTS) -> dict:
+def card(name: str, *, folder: Path | str = WEIGHTS) -> dict[str, Any]:
     """What is known about a network: architecture, file, SHA-256, recipe, seed, provenance, measured results.
 
     Args:
@@ -69,18 +70,18 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     return network.eval().requires_grad_(False)
 
 
-def build(architecture: dict) -> nn.Sequential:
+def build(architecture: dict[str, Any]) -> nn.Sequential:
     """A new, untrained network from a registry's `{"builder": ..., **keywords}`."""
     keywords = dict(architecture)
     return getattr(architectures, keywords.pop("builder"))(**keywords)
 
 
 @cache
-def _read(path: Path, _stamp: int) -> dict:
+def _read(path: Path, _stamp: int) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _registry(folder: Path) -> dict:
+def _registry(folder: Path) -> dict[str, Any]:
     path = folder / "registry.json"
     if not path.is_file():
         raise FileNotFoundError(f"no registry of models at {path}; reinstall the package")
