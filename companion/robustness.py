@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from companion import _chunks
+from companion import _chunks, frames
 from companion import _validation as check
 from companion._calls import Composed, Guarded, full_precision, guarded, working
 from companion._chunks import Interrupted as Interrupted
@@ -30,6 +30,9 @@ from companion._types import Box, Model, Numbers
 from companion.attacks import pullback
 from companion.attacks.boundary import Boundary
 from companion.attacks.minimal import attack, settle
+
+if TYPE_CHECKING:
+    import pandas
 
 # How often the searches of `radii` hand each other what they found; they stop when none found more.
 _EXCHANGES = 3
@@ -53,6 +56,10 @@ class Radii(NamedTuple):
     latent_witness: Tensor
     in_distribution_witness: Tensor
     unconstrained_witness: Tensor
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The three radii as columns, a row an image; needs the extra `pandas`."""
+        return frames.to_frame(self)
 
 
 def compose(generator: Model, classifier: Model) -> Model:
