@@ -15,6 +15,10 @@ import pytest
 import companion
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import floors  # noqa: E402
+import release  # noqa: E402
+
 NAME = f"adversarial_vulnerability-{companion.__version__}"
 
 
@@ -34,7 +38,8 @@ def built(tracked, tmp_path_factory):
     for name in tracked:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, source / name)
-    build = "import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])"
+    build = "import sys; from setuptools.build_meta import build_sdist, build_wheel\n"
+    build += "out = sys.argv[1]; build_sdist(out); build_wheel(out)"
     done = subprocess.run([sys.executable, "-c", build, out], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
@@ -101,3 +106,23 @@ def test_the_wheel_imports_alone(built, tmp_path):
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == [str(tmp_path / "companion" / "__init__.py"), companion.__version__]
+
+
+CHANGES = "# Changes\n\n## 1.0.0, 2026-01-31\n\n- New.\n\n## 0.9.0, 2025-01-31\n\n- Old.\n"
+
+
+def test_a_release_needs_one_version_everywhere_and_a_date():
+    assert release.notes("v1.0.0", "1.0.0", "a: b\nversion: 1.0.0\n", CHANGES) == "- New.\n"
+    for tag, version, cited, changes in [
+        ("v1.0.1", "1.0.0", "\nversion: 1.0.0\n", CHANGES),
+        ("1.0.0", "1.0.0", "\nversion: 1.0.0\n", CHANGES),
+        ("v1.0.0", "1.0.0", "\nversion: 0.9.0\n", CHANGES),
+        ("v1.0.0", "1.0.0", "\nversion: 1.0.0\n", CHANGES.replace("2026-01-31", "not yet released")),
+        ("v1.1.0", "1.1.0", "\nversion: 1.1.0\n", CHANGES),
+    ]:
+        with pytest.raises(ValueError):
+            release.notes(tag, version, cited, changes)
+
+
+def test_the_oldest_versions_are_those_that_the_project_names():
+    assert floors.floors(["torch>=2.6", "numpy>=2.0"]) == ["torch==2.6", "numpy==2.0"]

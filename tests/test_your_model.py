@@ -1,4 +1,4 @@
-"""The page `your_model`: every example runs, one after the other as a reader would run them, and prints what it says."""
+"""The page `your_model`: its examples run, one after the other as a reader would run them, and print what it says."""
 
 import contextlib
 import io
