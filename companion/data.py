@@ -15,7 +15,7 @@ import io
 import os
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 from scipy.io import loadmat
@@ -96,7 +96,7 @@ class Images(NamedTuple):
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    copy: dict
+    copy: dict[str, Any]
 
 
 VARIABLE = "COMPANION_DATA"
@@ -136,7 +136,8 @@ def cifar10(*, root: Path | str | None = None, progress: bool = False) -> Images
     else:
         content = _verified(_locate("cifar10", archive, folder, progress, unpacked=CIFAR10_FILES))
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            contents = {name: tar.extractfile(f"cifar-10-batches-bin/{name}").read() for name in CIFAR10_FILES}
+            members = {name: cast(IO[bytes], tar.extractfile(f"cifar-10-batches-bin/{name}")) for name in CIFAR10_FILES}
+            contents = {name: member.read() for name, member in members.items()}
     images, labels = zip(*(_records(name, content) for name, content in contents.items()), strict=True)
     copy = _copy("cifar10", contents, verified=not unpacked)
     return Images(torch.cat(images[:-1]), torch.cat(labels[:-1]), images[-1], labels[-1], copy)
@@ -164,7 +165,7 @@ def svhn(*, root: Path | str | None = None, progress: bool = False) -> Images:
     return Images(train_images, train_labels, test_images, test_labels, copy)
 
 
-def _folder(root) -> Path | None:
+def _folder(root: Path | str | None) -> Path | None:
     """The folder to read from, or None where a download is wanted."""
     given, name = (root, "root") if root is not None else (os.environ.get(VARIABLE) or None, VARIABLE)
     if given is None:
@@ -209,7 +210,7 @@ def _verified(path: Path) -> bytes:
     return content
 
 
-def _copy(data: str, contents: dict[str, bytes], verified: bool = False) -> dict:
+def _copy(data: str, contents: dict[str, bytes], verified: bool = False) -> dict[str, Any]:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return {"data": data, "verified": verified, "sha256": hashes}
 
@@ -254,7 +255,7 @@ def _download(address: str, name: str, progress: bool) -> Path:
     cache = Path(pooch.os_cache("adversarial-vulnerability"))
     pooch.get_logger().setLevel("WARNING")  # it announces every download
 
-    def resume(url: str, output_file: str, _pooch) -> None:
+    def resume(url: str, output_file: str, _pooch: Any) -> None:
         unfinished = cache / f"{name}.unfinished"
         if unfinished.is_symlink():  # not ours, and what it points to is not to be written
             unfinished.unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ def names(*, folder: Path | str = WEIGHTS) -> tuple[str, ...]:
     return tuple(sorted(_registry.entries(Path(folder))))
 
 
-def card(name: str, *, folder: Path | str = WEIGHTS) -> dict:
+def card(name: str, *, folder: Path | str = WEIGHTS) -> dict[str, Any]:
     """What is known about a network: architecture, file, SHA-256, recipe, seed, provenance, measured results.
 
     Args:
@@ -70,7 +71,7 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     return network.eval().requires_grad_(False)
 
 
-def build(architecture: dict) -> nn.Sequential:
+def build(architecture: dict[str, Any]) -> nn.Sequential:
     """A new, untrained network from a registry's `{"builder": ..., **keywords}`."""
     keywords = dict(architecture)
     name = keywords.pop("builder", None)
