@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -26,13 +27,13 @@ class Chunks:
     """
 
     folder: Path
-    plan: dict
-    origin: dict
+    plan: dict[str, Any]
+    origin: dict[str, Any]
 
     def path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.safetensors"
 
-    def read(self, index: int, rows: int) -> tuple[dict[str, Tensor], dict] | None:
+    def read(self, index: int, rows: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Columns and origin of a chunk that has been measured, all its rows; None where it has not.
 
         Raises:
@@ -62,7 +63,7 @@ def origin() -> dict[str, str]:
     return {"version": companion.__version__, "commit": _commit(), "python": platform.python_version()}
 
 
-def origins(found: Iterable[dict]) -> dict[str, str]:
+def origins(found: Iterable[dict[str, Any]]) -> dict[str, str]:
     """One `origin` for many chunks: where they differ, it names all, in the order of the chunks."""
     found = list(found)
     return {key: ", ".join(dict.fromkeys(each[key] for each in found)) for key in found[0]}

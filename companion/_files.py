@@ -13,11 +13,13 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
@@ -76,15 +78,15 @@ def ready(folder: Path, *subfolders: str) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Wait until no other process holds `folder`, then hold it. Whoever ends, or is killed, lets go."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where a folder cannot be opened
+    if sys.platform == "win32":  # where a folder cannot be opened
         import msvcrt
 
-        with open(folder / ".lock", "ab") as file:
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        with open(folder / ".lock", "ab") as lock:
+            msvcrt.locking(lock.fileno(), msvcrt.LK_LOCK, 1)
             yield
         return
+    import fcntl
+
     file = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -141,12 +143,12 @@ def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, 
     return parse(content), metadata
 
 
-def seal(fields: dict) -> dict:
+def seal(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields, and under "digest" the SHA-256 of them all, for a JSON file."""
     return fields | {"digest": _digest(fields)}
 
 
-def unseal(fields: dict, path: Path, remedy: str) -> dict:
+def unseal(fields: dict[str, Any], path: Path, remedy: str) -> dict[str, Any]:
     """The fields that `seal` was given.
 
     Raises:
@@ -158,12 +160,12 @@ def unseal(fields: dict, path: Path, remedy: str) -> dict:
     return rest
 
 
-def write_json(path: Path, fields: dict, **layout) -> None:
+def write_json(path: Path, fields: dict[str, Any], **layout: Any) -> None:
     """Write the fields as they are; `layout` is for `json.dumps`."""
     write(path, (json.dumps(fields, **layout) + "\n").encode())
 
 
-def read_json(path: Path, remedy: str) -> dict:
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
@@ -178,13 +180,13 @@ def read_json(path: Path, remedy: str) -> dict:
     return fields
 
 
-def _split(content: bytes) -> tuple[dict, memoryview]:
+def _split(content: bytes) -> tuple[dict[str, Any], memoryview]:
     """Header and data of a safetensors file: eight bytes say how long the header, in JSON, is."""
     start = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:start]), memoryview(content)[start:]
 
 
-def _digest(fields: dict, data: bytes | memoryview = b"") -> str:
+def _digest(fields: dict[str, Any], data: bytes | memoryview = b"") -> str:
     found = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     found.update(data)
     return found.hexdigest()

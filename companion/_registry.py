@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -18,7 +19,7 @@ from companion import _files
 NAME = "registry.json"
 
 
-def entries(folder: Path) -> dict[str, dict]:
+def entries(folder: Path) -> dict[str, dict[str, Any]]:
     """The whole registry, without digests; not yours to change.
 
     Raises:
@@ -49,7 +50,7 @@ def tensors(folder: Path, name: str, what: str) -> dict[str, Tensor]:
     return _files.read(path, entry["sha256"], what=what, remedy=remedy)
 
 
-def add(folder: Path, name: str, file: str, weights: Mapping[str, Tensor], entry: dict) -> dict[str, dict]:
+def add(folder: Path, name: str, file: str, weights: Mapping[str, Tensor], entry: dict[str, Any]) -> dict[str, Any]:
     """Write the tensors to `file` and add the entry, while no other process does; return the whole registry."""
     content = save({key: value.cpu().contiguous() for key, value in weights.items()})
     entry = {"file": file, "sha256": hashlib.sha256(content).hexdigest()} | entry
@@ -64,7 +65,7 @@ def add(folder: Path, name: str, file: str, weights: Mapping[str, Tensor], entry
 
 
 @cache
-def _read(path: Path, _stamp: tuple[int, ...]) -> dict[str, dict]:
+def _read(path: Path, _stamp: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     remedy = "reinstall the package; in a folder of your own delete it and train again: what is trained is kept"
     found = _files.read_json(path, remedy)
     for name, entry in found.items():

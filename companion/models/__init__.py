@@ -77,6 +77,6 @@ def build(architecture: dict[str, Any]) -> nn.Sequential:
     name = keywords.pop("builder", None)
     builder = getattr(architectures, str(name), None)
     # Only what is defined there: a registry from elsewhere shall call nothing that is imported.
-    if getattr(builder, "__module__", None) != architectures.__name__ or name.startswith("_"):
+    if builder is None or getattr(builder, "__module__", None) != architectures.__name__ or name.startswith("_"):
         raise ValueError(f"architecture must name a builder of companion.models.architectures, got {name!r}")
     return builder(**keywords)
