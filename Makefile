@@ -63,7 +63,8 @@ $(PAGE): $(SOURCES) .venv/installed node_modules/installed
 		'Python 3.11 or newer is needed; $(PYTHON) is not one.'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
 		'$(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# pip comes last: without it, making .venv was interrupted.
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo 'Installing the pinned packages into .venv; this once needs the network and some minutes.'
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools \
 	&& $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \

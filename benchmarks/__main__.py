@@ -20,7 +20,7 @@ import torch
 from scipy.stats import chi
 
 from benchmarks import attacks, measure, page, peers
-from companion import models, robustness, smoothness
+from companion import _files, models, robustness, smoothness
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -144,9 +144,7 @@ def alone() -> int:
 
 
 def save(results: dict) -> None:
-    fresh = RESULTS.with_suffix(".new")
-    fresh.write_text(json.dumps(results, indent=None, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(fresh, RESULTS)
+    _files.write_json(RESULTS, results, separators=(",", ":"), allow_nan=False)
 
 
 def about(device: str) -> dict:

@@ -6,24 +6,52 @@ import argparse
 import sys
 from pathlib import Path
 
-from companion import arms_race, check, models
+import torch
+
+from companion import __version__, _files, arms_race, check, models
 from companion.experiments import TABLES, table
 from companion.training import NETWORKS, PRESETS, train_digits, train_images
 
+SHARED = argparse.ArgumentParser(add_help=False)  # what may stand before a command and after it
+SHARED.add_argument(
+    "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error comes from"
+)
+
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m companion", description="Tools beside the book.")
+    options = _parser().parse_args(arguments)
+    options.run(options)
+
+
+def from_the_shell() -> None:
+    """`main`, but what the user can mend is said in one line, and Ctrl-C is no error."""
+    options = _parser().parse_args()
+    name = f"python -m companion {options.command}"
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{name}: stopped; train, table and arms-race go on when they are given again\n")
+        sys.exit(130)  # what a shell expects after Ctrl-C
+    except (ValueError, OSError, ImportError, _files.Damaged) as error:
+        if "traceback" in options:
+            raise
+        sys.exit(f"{name}: {error} (where this comes from: --traceback)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m companion", description="Tools beside the book.", parents=[SHARED])
+    parser.add_argument("--version", action="version", version=f"companion {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_check(commands)
     _add_train(commands)
     _add_arms_race(commands)
     _add_table(commands)
-    options = parser.parse_args(arguments)
-    options.run(options)
+    return parser
 
 
 def _add_check(commands) -> None:
-    one = commands.add_parser("check", help="compare every function on a device with float64 on the CPU, in a minute")
+    about = "compare every function on a device with float64 on the CPU, in a minute"
+    one = commands.add_parser("check", help=about, parents=[SHARED])
     one.add_argument("--device", default="cpu", help="such as cuda (cpu)")
     one.set_defaults(run=_check)
 
@@ -50,7 +78,7 @@ def _add_train(commands) -> None:
     train = commands.add_parser("train", help="re-create networks and their registry entries; given again, it goes on")
     data = train.add_subparsers(dest="data", required=True)
     for name in ("digits", *PRESETS):
-        one = data.add_parser(name)
+        one = data.add_parser(name, parents=[SHARED])
         one.add_argument("--out", required=True, help="folder to write into")
         one.add_argument("--seed", type=int, default=0)
         kinds = NETWORKS if name == "digits" else [*PRESETS[name]["cpu"]]
@@ -67,27 +95,36 @@ def _train(options: argparse.Namespace) -> None:
     if options.data == "digits":
         registry = train_digits(options.out, **shared)
     else:
+        if options.device:
+            check.usable(options.device, torch.float32)
         own = dict(preset=options.preset, root=options.root, device=options.device)
         registry = train_images(options.data, options.out, **own, **shared)
     print(f"{options.out}: {', '.join(registry)}")
 
 
 def _add_arms_race(commands) -> None:
-    race = commands.add_parser("arms-race", help="measure every attack against every defence")
+    about = "measure every attack against every defence; given again, it goes on"
+    race = commands.add_parser("arms-race", help=about, parents=[SHARED])
     race.add_argument("data", help="digits, or another set whose networks are trained")
-    race.add_argument("--out", required=True, help="JSON file to write")
+    race.add_argument("--out", required=True, help="JSON file to write; beside it, FILE.chunks, which may be deleted")
     race.add_argument("--images", type=int, default=100, help="how many held-out images")
     race.add_argument("--seed", type=int, default=0)
+    race.add_argument("--chunk", type=int, default=25, help="images at a time (25)")
     race.set_defaults(run=_arms_race)
 
 
 def _arms_race(options: argparse.Namespace) -> None:
-    found = arms_race.run(options.data, images=options.images, seed=options.seed, progress=True)
-    arms_race.save(found, options.out)
+    out = Path(options.out)
+    if out.is_dir():
+        raise ValueError(f"out must be a file to write, got the folder {options.out!r}")
+    _files.ready(out.parent)
+    own = dict(images=options.images, seed=options.seed, chunk=options.chunk, folder=f"{out}.chunks")
+    arms_race.save(arms_race.run(options.data, **own, progress=True), out)
 
 
 def _add_table(commands) -> None:
-    one = commands.add_parser("table", help="measure one of the deck's tables; given again, it goes on")
+    about = "measure one of the deck's tables; given again, it goes on"
+    one = commands.add_parser("table", help=about, parents=[SHARED])
     one.add_argument("data", choices=[*TABLES])
     one.add_argument("--out", required=True, help="folder to write into")
     one.add_argument("--weights", default=models.WEIGHTS, help="folder that train has written (the shipped networks)")
@@ -103,10 +140,13 @@ def _add_table(commands) -> None:
 
 
 def _table(options: argparse.Namespace) -> None:
-    own = {name: value for name, value in vars(options).items() if name not in ("command", "run", "data", "out")}
+    if options.device:
+        check.usable(options.device, torch.float32)
+    others = ("command", "run", "data", "out", "traceback")
+    own = {name: value for name, value in vars(options).items() if name not in others}
     table(options.data, options.out, **own, progress=True)
-    print((Path(options.out) / "table.md").read_text())
+    print((Path(options.out) / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
-    main()
+    from_the_shell()

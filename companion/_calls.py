@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from companion import _validation as check
+from companion._types import Model
 
 # Bytes that one call may keep for its gradient: on a CPU few, which also suits its caches; on a GPU a share.
 _CPU_BYTES, _GPU_SHARE = 2**27, 1 / 4
@@ -28,7 +30,7 @@ _AGAIN, _ELSEWHERE = 1e-4, 0.1
 class Composed(nn.Module):
     """The classifier f∘g on latents; each of the two may overwrite what it is given, and what it gave before."""
 
-    def __init__(self, generator, classifier):
+    def __init__(self, generator: Model, classifier: Model) -> None:
         super().__init__()
         self.generator, self.classifier, self.training = generator, classifier, False
 
@@ -50,9 +52,11 @@ class Guarded:
         differentiable: whether the output was seen to carry a gradient.
     """
 
-    def __init__(self, name: str, model, dtype: torch.dtype):
+    def __init__(self, name: str, model: Any, dtype: torch.dtype) -> None:
         self.name, self.model, self.dtype = name, model, dtype
-        self.rows_at_once, self.bound_to, self.rounding, self._home = 1 << 30, None, 0.0, None
+        self.rows_at_once, self.rounding = 1 << 30, 0.0
+        self.bound_to: int | None = None
+        self._home: Any = None
         self.differentiable = True
         # What was made in inference mode cannot be saved for a gradient; copies of it can.
         own = [*model.named_parameters(), *model.named_buffers()] if isinstance(model, nn.Module) else []
@@ -74,7 +78,9 @@ class Guarded:
                 return self._in_place(points, rows)
             return self._piecewise(len(points), lambda chosen: (self(points[chosen]),), (0,))[0]
 
-    def gradients(self, points: Tensor, rows: Tensor, objective) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, points: Tensor, rows: Tensor, objective: Callable[[Tensor, slice], Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """The outputs, and the gradients (s, k, …) of s values for each of the points (k, …) of the rows `rows` (k,).
 
         `objective(outputs, chosen)` returns the values (s, len(outputs)) for the points in the slice `chosen`.
@@ -88,10 +94,11 @@ class Guarded:
 
         if self.bound_to is not None:
             return part(slice(None))
-        return self._piecewise(len(points), part, (0, 1))
+        outputs, gradients = self._piecewise(len(points), part, (0, 1))
+        return outputs, gradients
 
     def _pulled(self, values: Tensor, leaf: Tensor) -> Tensor:
-        found = []
+        found: list[Any] = []
         for number, value in enumerate(values):
             (gradient,) = torch.autograd.grad(
                 value.sum(), leaf, retain_graph=number < len(values) - 1, allow_unused=True
@@ -109,7 +116,7 @@ class Guarded:
                 "(does it detach, round or run under torch.no_grad?)"
             )
 
-    def mapped(self, function, points: Tensor, rows: Tensor, at_once: int) -> Tensor:
+    def mapped(self, function: Callable[[Tensor], Tensor], points: Tensor, rows: Tensor, at_once: int) -> Tensor:
         """`function` of batches of points, such as Jacobians of this model, for points (k, …) of the rows `rows`."""
         if self.bound_to is not None:
             return self._in_place(points, rows, function)
@@ -119,7 +126,7 @@ class Guarded:
         finally:
             self.rows_at_once = before
 
-    def _in_place(self, points: Tensor, rows: Tensor, function=None) -> Tensor:
+    def _in_place(self, points: Tensor, rows: Tensor, function: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Outputs of a model that takes `bound_to` rows: each point in its own row, in as many calls as that needs."""
         order = torch.argsort(rows, stable=True)
         sorted_rows = rows[order].contiguous()
@@ -134,9 +141,12 @@ class Guarded:
             places.append(here)
         return torch.cat(answers)[torch.argsort(torch.cat(places))]
 
-    def _piecewise(self, count: int, part, dims: tuple[int, ...]) -> tuple[Tensor, ...]:
+    def _piecewise(
+        self, count: int, part: Callable[[slice], tuple[Tensor, ...]], dims: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
         """What `part` returns for one slice after the other, put together; where memory runs out, for smaller ones."""
-        found, done = [], 0
+        found: list[tuple[Tensor, ...]] = []
+        done = 0
         while done < count or not found:
             size = min(self.rows_at_once, max(1, count - done))
             try:
@@ -153,7 +163,9 @@ class Guarded:
 
 
 @contextlib.contextmanager
-def guarded(name: str, model, x: Tensor, *, generates: bool = False, trusted: bool = False) -> Iterator:
+def guarded(
+    name: str, model: Model, x: Tensor, *, generates: bool = False, trusted: bool = False
+) -> Iterator[tuple[Guarded, Tensor]]:
     """A `Guarded` model and `x`, a copy of the batch in the model's precision, for the time of the `with` block.
 
     Inside, no parameter requires a gradient, and tensors are ordinary ones even in the caller's inference mode.
@@ -223,7 +235,7 @@ def out_of_memory(error: BaseException) -> bool:
     return plain or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
-def _own_dtype(model) -> torch.dtype | None:
+def _own_dtype(model: Model) -> torch.dtype | None:
     """The precision of a network's parameters; None for plain functions."""
     if isinstance(model, Composed):
         return _own_dtype(model.generator)
@@ -233,7 +245,7 @@ def _own_dtype(model) -> torch.dtype | None:
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
-def _dtype(model, x: Tensor) -> torch.dtype:
+def _dtype(model: Model, x: Tensor) -> torch.dtype:
     """A network's own precision; for a function that of `x`, or the first that it does not refuse."""
     own = _own_dtype(model)
     if own is not None or not len(x):
@@ -251,7 +263,7 @@ def _dtype(model, x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _try(call: Guarded, x: Tensor, expect) -> None:
+def _try(call: Guarded, x: Tensor, expect: Callable[..., Any]) -> None:
     """Ask the model about one row; where that fails, or gives another number of rows, about all n it is bound to."""
     try:
         alone = len(call(x[:1])) == 1
@@ -310,7 +322,7 @@ def _fit_memory(call: Guarded, x: Tensor) -> None:
     call.rows_at_once = max(1, int(free * len(point) / (sum(kept) + out.nbytes + point.nbytes)))
 
 
-def _declared_random(model) -> bool:
+def _declared_random(model: Model) -> bool:
     return getattr(model.classifier if isinstance(model, Composed) else model, "averages_draws", False)
 
 
@@ -328,7 +340,7 @@ def _refuse_random(call: Guarded, some: Tensor, generates: bool) -> None:
     """Refuse a model that answers the same rows otherwise when asked again, or in another batch; note its rounding."""
     with full_precision(some.device):
         first, again = (check.generate if generates else check.classify)(call, some), call(some)
-        half = None if generates else call(some / 2)
+        half = first if generates else call(some / 2)
         if call.bound_to is None:
             back = some.flip(0)
             halves = [call(part) for part in back.split((len(some) + 1) // 2)]
@@ -347,18 +359,18 @@ def _refuse_random(call: Guarded, some: Tensor, generates: bool) -> None:
         size = torch.maximum(gap, (_gap(half, first) - gap).abs().nan_to_num()).median()
         changed = [(_gap(one, one) - _gap(two, one)).abs().amax() for one, two in [(first, again), *pairs]]
         _warn_of_probabilities(call.name, first)
-    size, *changed = torch.stack([size, *changed]).double().nan_to_num().tolist()
-    if changed[0] > max(_AGAIN, 4 * torch.finfo(call.dtype).eps) * size:
+    scale, *found = torch.stack([size, *changed]).double().nan_to_num().tolist()
+    if found[0] > max(_AGAIN, 4 * torch.finfo(call.dtype).eps) * scale:
         raise ValueError(
             f"{call.name} must answer the same input always the same, but two calls differ: it is random. Call "
             f"{call.name}.eval(), take its noise out, or say that it is meant to be random by companion.defences.eot"
         )
-    if max(changed[1:]) > _ELSEWHERE * size:
+    if max(found[1:]) > _ELSEWHERE * scale:
         raise ValueError(
             f"{call.name} must answer each row by itself, but a row's output changes with the other rows of its batch. "
             f"Does it normalise over the batch? Call {call.name}.eval(), with running statistics"
         )
-    call.rounding = 0.0 if generates else 2 * max(changed)
+    call.rounding = 0.0 if generates else 2 * max(found)
 
 
 def _warn_of_probabilities(name: str, logits: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,12 @@ class Interrupted(KeyboardInterrupt):
     The witnesses of those rows are the points themselves.
     """
 
-    def __init__(self, result):
+    def __init__(self, result: Any) -> None:
         super().__init__("interrupted; what was finished is in the attribute result of this exception")
         self.result = result
 
 
-def size(chunk_size, row_bytes: int, device: torch.device) -> int:
+def size(chunk_size: int | None, row_bytes: int, device: torch.device) -> int:
     """`chunk_size` as given, or by default as many rows of `row_bytes` as fit; it does not depend on the data."""
     if chunk_size is not None:
         return check.integer("chunk_size", chunk_size, minimum=1)
@@ -34,12 +35,19 @@ def size(chunk_size, row_bytes: int, device: torch.device) -> int:
     return int(min(max(free // max(row_bytes, 1), 1), _ROWS))
 
 
-def radius_alone(columns) -> Tensor:
+def radius_alone(columns: Iterable[Tensor]) -> Tensor:
     """The first of the columns, of a caller who did not ask for the witnesses."""
     return next(iter(columns))
 
 
-def in_chunks(search: Callable, unfinished: tuple[Tensor, ...], chunk: int, progress: bool, name: str, make=tuple):
+def in_chunks(
+    search: Callable[[Tensor], tuple[Tensor, ...]],
+    unfinished: tuple[Tensor, ...],
+    chunk: int,
+    progress: bool,
+    name: str,
+    make: Callable[[Iterable[Tensor]], Any] = tuple,
+) -> Any:
     """`make` of the columns that `search` returns for the row numbers 0 … n − 1, `chunk` at a time.
 
     Where memory runs out the chunk is halved and tried again; what was found before is kept.
@@ -55,10 +63,11 @@ def in_chunks(search: Callable, unfinished: tuple[Tensor, ...], chunk: int, prog
     Raises:
         Interrupted: on Ctrl-C, with the finished rows.
     """
-    count, found, done = len(unfinished[0]), [], 0
+    found: list[tuple[Tensor, ...]] = []
+    count, done = len(unfinished[0]), 0
     numbers = torch.arange(count, device=unfinished[0].device)
 
-    def result():
+    def result() -> Any:
         rest = tuple(column[done:] for column in unfinished)
         parts = [*found, rest] if done < count or not found else found
         columns = zip(*parts, strict=True)

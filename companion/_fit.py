@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,13 @@ class Plain:
         self.random = torch.Generator().manual_seed(check.integer("seed", seed, minimum=0))
         self.progress = progress
 
-    def loop(self, step: Callable[[int], dict], steps: int, parts: dict, optimizers: dict) -> None:
+    def loop(
+        self,
+        step: Callable[[int], dict[str, float]],
+        steps: int,
+        parts: dict[str, Any],
+        optimizers: dict[str, Optimizer],
+    ) -> None:
         """Call `step(index)` for every index."""
         for index in tqdm(range(steps), desc="training", disable=not self.progress):
             step(index)
@@ -31,7 +38,7 @@ def fit(
     network: nn.Module,
     loss: Callable[[nn.Module, Tensor], Tensor],
     count: int,
-    run,
+    run: Any,
     *,
     steps: int,
     batch_size: int = 64,
@@ -56,7 +63,7 @@ def fit(
     network = copy.deepcopy(network).requires_grad_(True).train()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
 
-    def step(index: int) -> dict:
+    def step(index: int) -> dict[str, float]:
         set_rate(optimizer, rate * (1 + math.cos(math.pi * index / steps)) / 2)
         chosen = torch.randint(count, (batch_size,), generator=run.random)
         value = loss(network, chosen)

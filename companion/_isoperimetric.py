@@ -6,12 +6,15 @@ tests, for t from 1e-8 to 30 and K up to 10⁶.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from scipy.special import roots_legendre
 from torch import Tensor
 
 from companion import _validation as check
 from companion._normal import cdf, density, upper_quantile
+from companion._types import Modulus
 
 # Entries of the (η, class) table that are in memory at a time, unless gradients need them all.
 TABLE_ENTRIES = 2**20
@@ -19,21 +22,21 @@ TABLE_ENTRIES = 2**20
 _NODES, _WEIGHTS = ((1 + roots_legendre(10)[0]) / 2).tolist(), (roots_legendre(10)[1] / 2).tolist()
 
 
-def latent_reach(modulus, eta: Tensor) -> Tensor:
+def latent_reach(modulus: Modulus, eta: Tensor) -> Tensor:
     """t = ω⁻¹(η) in float64, checked: a modulus of one's own may be anything."""
     if not callable(getattr(modulus, "inverse", None)):
         raise ValueError(f"modulus must have a method inverse, as smoothness.Lipschitz has; got {modulus!r}")
     return _increasing("modulus.inverse(eta)", modulus, modulus.inverse(eta.to(torch.float64)), eta)
 
 
-def image_reach(modulus, t: Tensor) -> Tensor:
+def image_reach(modulus: Any, t: Tensor) -> Tensor:
     """η = ω(t), checked likewise."""
     if not callable(modulus):
         raise ValueError(f"modulus must be callable, as smoothness.Lipschitz is; got {modulus!r}")
     return _increasing("modulus(t)", modulus, modulus(t), t)
 
 
-def _increasing(name: str, modulus, value, argument: Tensor) -> Tensor:
+def _increasing(name: str, modulus: Any, value: Any, argument: Tensor) -> Tensor:
     """`value` as a non-negative tensor in the shape of `argument` that increases with it."""
     value = check.tensor(name, value, minimum=0.0, finite=False)
     if value.shape != argument.shape:

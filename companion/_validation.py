@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from companion._types import Model
 
-def tensor(name: str, value, *, minimum: float | None = None, finite: bool = True) -> Tensor:
+
+def tensor(name: str, value: Any, *, minimum: float | None = None, finite: bool = True) -> Tensor:
     """`value` as a floating tensor, dtype and device kept; Python numbers and integers become float64."""
     try:
         # NumPy reads Python floats in double precision, where torch would take its default dtype. A copy in C order and
@@ -34,7 +38,7 @@ def _from_numpy(array: np.ndarray) -> Tensor:
     return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False), device="cpu")
 
 
-def positive(name: str, value) -> float:
+def positive(name: str, value: Any) -> float:
     """`value` as one positive finite Python float."""
     number = tensor(name, value)
     if number.numel() != 1 or number <= 0:
@@ -42,7 +46,7 @@ def positive(name: str, value) -> float:
     return float(number)
 
 
-def integer(name: str, value, *, minimum: int) -> int:
+def integer(name: str, value: Any, *, minimum: int) -> int:
     """`value` as an int of at least `minimum`."""
     try:
         whole = not isinstance(value, bool) and int(value) == value and value >= minimum
@@ -53,7 +57,7 @@ def integer(name: str, value, *, minimum: int) -> int:
     return int(value)
 
 
-def fraction(name: str, value) -> Tensor:
+def fraction(name: str, value: Any) -> Tensor:
     """`value` as a tensor strictly between 0 and 1."""
     result = tensor(name, value)
     if ((result <= 0) | (result >= 1)).any():
@@ -61,7 +65,7 @@ def fraction(name: str, value) -> Tensor:
     return result
 
 
-def probabilities(name: str, value) -> Tensor:
+def probabilities(name: str, value: Any) -> Tensor:
     """`value` as a (K,) tensor of K >= 2 non-negative numbers that sum to 1."""
     result = tensor(name, value, minimum=0.0)
     if result.ndim != 1 or result.numel() < 2:
@@ -73,7 +77,7 @@ def probabilities(name: str, value) -> Tensor:
     return result
 
 
-def latents(generator, z, name: str = "z") -> Tensor:
+def latents(generator: Any, z: Any, name: str = "z") -> Tensor:
     """`z` as an (n, latent_dim) tensor of finite numbers; `generator` is checked to be one."""
     dim = latent_dim(generator)
     result = tensor(name, z)
@@ -82,10 +86,10 @@ def latents(generator, z, name: str = "z") -> Tensor:
     return result
 
 
-def latent_dim(generator) -> int:
+def latent_dim(generator: Any) -> int:
     """The generator's `latent_dim`, after checking that it is callable and in evaluation mode."""
     network("generator", generator)
-    dim = getattr(generator, "latent_dim", None)
+    dim: Any = getattr(generator, "latent_dim", None)
     try:
         # What counts as an index is an integer, NumPy's kinds among them; True is none.
         whole = operator.index(dim) if not isinstance(dim, bool) else 0
@@ -96,7 +100,7 @@ def latent_dim(generator) -> int:
     return whole
 
 
-def network(name: str, value) -> None:
+def network(name: str, value: Any) -> None:
     """Refuse what cannot be called, and a module left in training mode: its output depends on the batch."""
     if not callable(value):
         raise ValueError(f"{name} must be callable, got {value!r}")
@@ -104,7 +108,7 @@ def network(name: str, value) -> None:
         raise ValueError(f"{name} must be in evaluation mode, got training=True; call {name}.eval() first")
 
 
-def images(name: str, value) -> Tensor:
+def images(name: str, value: Any) -> Tensor:
     """`value` as a batch (n, *image) of finite numbers."""
     result = tensor(name, value)
     if result.ndim < 2:
@@ -112,7 +116,7 @@ def images(name: str, value) -> Tensor:
     return result
 
 
-def generate(generator, z: Tensor) -> Tensor:
+def generate(generator: Model, z: Tensor) -> Tensor:
     """The images g(z), checked to be a batch (n, *image) of finite numbers."""
     x = generator(z)
     if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[0] != z.shape[0]:
@@ -123,7 +127,7 @@ def generate(generator, z: Tensor) -> Tensor:
     return x
 
 
-def classify(classifier, x: Tensor, *rows: Tensor) -> Tensor:
+def classify(classifier: Callable[..., Any], x: Tensor, *rows: Tensor) -> Tensor:
     """The logits f(x), checked to have shape (n, K) with K >= 2 and no NaN."""
     logits = classifier(x, *rows)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0] or logits.shape[1] < 2:
@@ -134,7 +138,7 @@ def classify(classifier, x: Tensor, *rows: Tensor) -> Tensor:
     return logits
 
 
-def labels(name: str, value, x: Tensor) -> Tensor:
+def labels(name: str, value: Any, x: Tensor) -> Tensor:
     """`value` as (n,) integer labels, one for each row of `x`."""
     result = (value if isinstance(value, Tensor) else _from_numpy(np.array(value, order="C"))).to(x.device)
     if result.shape != (x.shape[0],) or result.is_floating_point() or result.dtype == torch.bool:
@@ -146,7 +150,7 @@ def labels(name: str, value, x: Tensor) -> Tensor:
     return result.long()
 
 
-def box(name: str, value, x: Tensor) -> tuple[float, float] | None:
+def box(name: str, value: Any, x: Tensor) -> tuple[float, float] | None:
     """`value` as (low, high) with low < high that holds every entry of `x`, or None for no box."""
     if value is None:
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -23,6 +23,7 @@ from torch import Tensor
 from companion import _validation as check
 from companion._isoperimetric import distinct, image_reach
 from companion._normal import density, upper_quantile
+from companion._types import Modulus, Numbers
 from companion.vulnerability import expected_latent_radius
 
 # Entries of a distance table that are in memory at a time.
@@ -41,7 +42,7 @@ class Transport(NamedTuple):
     partner: Tensor
 
 
-def expected_robustness(modulus, wasserstein, class_probabilities) -> Tensor:
+def expected_robustness(modulus: Modulus, wasserstein: Numbers, class_probabilities: Numbers) -> Tensor:
     """Theorem 4: no classifier of these probabilities has a larger mean r_unc on real images than ω(E) + W₁.
 
     E bounds the mean latent radius (`vulnerability.expected_latent_radius`): √(2/π) for two equally likely classes,
@@ -81,7 +82,7 @@ def expected_robustness(modulus, wasserstein, class_probabilities) -> Tensor:
     return (value.to(wasserstein.device) + wasserstein).to(wasserstein.dtype)
 
 
-def expected_in_distribution_radius(modulus, class_probabilities) -> Tensor:
+def expected_in_distribution_radius(modulus: Modulus, class_probabilities: Numbers) -> Tensor:
     """An upper bound on the mean of r_in for every modulus, concave or not: ∫ ω(t) Σ_i φ(a_i + t) dt.
 
     It is E ω(T) for the T ≥ 0 whose distribution function is the bound (4) of Theorem 1. For a concave ω it is at most
@@ -115,7 +116,7 @@ def expected_in_distribution_radius(modulus, class_probabilities) -> Tensor:
     return torch.where(chance > 0, reach * chance, 0.0).sum().to(p.dtype)
 
 
-def transport(first, second) -> Transport:
+def transport(first: Numbers, second: Numbers) -> Transport:
     """W₁ between two samples, exactly: every image gets a partner, and the mean distance is the least possible.
 
     Args:
@@ -140,7 +141,7 @@ def transport(first, second) -> Transport:
     return Transport(distance, partner)
 
 
-def critic(first, second, partner) -> Callable[[Tensor], Tensor]:
+def critic(first: Numbers, second: Numbers, partner: Numbers) -> Callable[[Tensor], Tensor]:
     """The witness that no pairing is cheaper: a function h of images that grows no faster than distance.
 
     h(x) = min_j (‖x − second_j‖ + v_j) is 1-Lipschitz for any numbers v. Those of the dual problem make its means
@@ -181,7 +182,7 @@ def critic(first, second, partner) -> Callable[[Tensor], Tensor]:
     else:
         raise ValueError("partner must be a cheapest pairing, got one that an exchange makes cheaper")
 
-    def lipschitz(x) -> Tensor:
+    def lipschitz(x: Numbers) -> Tensor:
         x = _alike("x", x, second)
         rows = max(1, _TABLE_ENTRIES // len(second))
         found = [(_distances(part, second) + values).amin(1) for part in x.split(rows)]
@@ -190,7 +191,7 @@ def critic(first, second, partner) -> Callable[[Tensor], Tensor]:
     return lipschitz
 
 
-def deviation(diameter, sizes, *, confidence: float = 0.95) -> Tensor:
+def deviation(diameter: Numbers, sizes: Numbers, *, confidence: float = 0.95) -> Tensor:
     """How far a mean over independent images, or W₁ of samples of them, may be on one side of its expectation.
 
     D √(ln(1/α)/2 · Σ 1/n_k), α = 1 − confidence. It holds for every function of the samples that moves by at most D/n_k
@@ -209,19 +210,19 @@ def deviation(diameter, sizes, *, confidence: float = 0.95) -> Tensor:
     """
     diameter = check.tensor("diameter", diameter, minimum=0.0)
     confidence = check.positive("confidence", check.fraction("confidence", confidence))
-    sizes = torch.atleast_1d(check.tensor("sizes", sizes, minimum=1.0)).to(torch.float64).flatten()
-    if not len(sizes) or (sizes != sizes.round()).any():
-        raise ValueError(f"sizes must be one or more integers of at least 1, got {sizes.tolist()}")
-    return diameter * math.sqrt(-math.log1p(-confidence) / 2 * (1 / sizes).sum().item())
+    counts = check.tensor("sizes", sizes, minimum=1.0).to(torch.float64).flatten()
+    if not len(counts) or (counts != counts.round()).any():
+        raise ValueError(f"sizes must be one or more integers of at least 1, got {counts.tolist()}")
+    return diameter * math.sqrt(-math.log1p(-confidence) / 2 * (1 / counts).sum().item())
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:
     """The Euclidean distances (m, n) in float64, by differences: equal images are exactly 0 apart."""
-    flat = (images.flatten(1).to(torch.float64) for images in (first, second))
-    return torch.cdist(*flat, compute_mode="donot_use_mm_for_euclid_dist")
+    one, other = (images.flatten(1).to(torch.float64) for images in (first, second))
+    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _alike(name: str, value, like: Tensor) -> Tensor:
+def _alike(name: str, value: Any, like: Tensor) -> Tensor:
     images = check.images(name, value)
     if images.shape[1:] != like.shape[1:]:
         expected = ", ".join(map(str, like.shape[1:]))
@@ -229,7 +230,7 @@ def _alike(name: str, value, like: Tensor) -> Tensor:
     return images.to(like.device)
 
 
-def _two_samples(first, second) -> tuple[Tensor, Tensor]:
+def _two_samples(first: Numbers, second: Numbers) -> tuple[Tensor, Tensor]:
     second = check.images("second", second)
     first = _alike("first", first, second)
     if not len(second) or not len(first) or len(first) % len(second):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,13 +18,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from companion import _files, models
 from companion import _validation as check
-from companion import models
+from companion._chunked import Chunks, origin, origins
 from companion.attacks import fgsm, jsma, lbfgs, mi_fgsm, minimal_l2
 from companion.defences.masking import RandomActivations, bpda, eot, quantise
 
 THREATS = ("white box, naive", "white box, adaptive", "transfer", "substitute")
 VICTIMS = ("undefended", "distilled", "FGSM-trained", "ensemble-trained", "quantised", "random")
+EPS = 0.2  # the L∞ size at which the accuracy under the sign attacks is taken
 # Sizes at which the sign attacks look for the smallest perturbation.
 SIZES = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 RESULTS = Path(__file__).parent / "results"
@@ -57,6 +58,21 @@ class Attack(NamedTuple):
 
     run: Callable
     sized: bool
+
+
+class Outcomes(NamedTuple):
+    """What happened to each of n images, before anything is counted.
+
+    Attributes:
+        right: (n, V) whether the victim classifies the image rightly without attack.
+        kept: (n, V, T, A) whether it still does under an attack of size `eps`.
+        nearest: (n, V, T, A) L2 length of the smallest perturbation that fools; `inf` where none did, NaN where nothing
+            was measured.
+    """
+
+    right: Tensor
+    kept: Tensor
+    nearest: Tensor
 
 
 class Matrix(NamedTuple):
@@ -156,7 +172,7 @@ def matrix(
     x,
     y,
     *,
-    eps: float = 0.2,
+    eps: float = EPS,
     bounds=(0.0, 1.0),
     attacks: Mapping[str, Attack] | None = None,
     threats=THREATS,
@@ -189,9 +205,15 @@ def matrix(
     if unknown or not victims:
         raise ValueError(f"threats must be among {THREATS} and victims not empty, got {list(threats)} and {victims!r}")
     attacks = all_attacks() if attacks is None else attacks
-    shape = len(victims), len(threats), len(attacks)
-    accuracy, distance = (torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(2))
-    clean = torch.tensor([(_labels(victim.answer, x) == y).double().mean() for victim in victims.values()])
+    found = _outcomes(victims, surrogate, x, y, eps, bounds, attacks, threats, sizes, progress)
+    return _counted(found, (tuple(victims), tuple(threats), tuple(attacks)))
+
+
+def _outcomes(victims, surrogate, x: Tensor, y: Tensor, eps, bounds, attacks, threats, sizes, progress) -> Outcomes:
+    right = torch.stack([_labels(victim.answer, x) == y for victim in victims.values()], 1)
+    shape = len(x), len(victims), len(threats), len(attacks)
+    kept = torch.zeros(shape, dtype=torch.bool, device=x.device)
+    nearest = torch.full(shape, torch.nan, dtype=x.dtype, device=x.device)
     bar = tqdm(total=len(attacks) * (len(threats) * len(victims)), desc="matrix", disable=not progress)
     for a, attack in enumerate(attacks.values()):
         made: dict[int, list] = {}
@@ -205,47 +227,103 @@ def matrix(
                 # What was made for one network is shown to every victim.
                 if id(source) not in made:
                     made[id(source)] = _candidates(attack, source, x, y, bounds, {*sizes, eps} if attack.sized else ())
-                accuracy[v, t, a], distance[v, t, a] = _verdict(victim.answer, x, y, made[id(source)], eps)
+                kept[:, v, t, a], nearest[:, v, t, a] = _verdict(victim.answer, x, y, made[id(source)], eps)
     bar.close()
-    return Matrix(tuple(victims), tuple(threats), tuple(attacks), accuracy, distance, clean.double(), {})
+    return Outcomes(right, kept & right[:, :, None, None], nearest)
 
 
-def run(data: str = "digits", *, images: int = 100, seed: int = 0, progress: bool = False) -> Matrix:
+def _counted(found: Outcomes, names: tuple[tuple[str, ...], ...]) -> Matrix:
+    """Shares and medians over the images."""
+    accuracy = found.kept.double().mean(0).where(~found.nearest[0].isnan(), torch.nan)
+    distance = torch.full_like(accuracy, torch.nan)
+    for v, right in enumerate(found.right.T):
+        if right.any():
+            distance[v] = found.nearest[right, v].median(0).values
+    return Matrix(*names, accuracy, distance, found.right.double().mean(0), {})
+
+
+def run(
+    data: str = "digits",
+    *,
+    images: int = 100,
+    seed: int = 0,
+    chunk: int = 25,
+    folder: Path | str | None = None,
+    progress: bool = False,
+) -> Matrix:
     """The whole matrix on held-out images of `data`, with its provenance: `python -m companion arms-race digits`.
 
     Args:
         data: "digits"; any other set once its networks are trained and `companion.data` can read it.
         images: how many of the held-out images, at least 1; the first ones.
-        seed: seeds the random defence.
+        seed: seeds the random defence, anew for every chunk; 0 to 4095.
+        chunk: images at a time.
+        folder: where every chunk is written when it is done. Given again, with as many images or more, it goes on with
+            those that are missing. By default nothing is written.
         progress: show a bar.
-    """
-    from companion import data as sets
 
+    Raises:
+        ValueError: networks are missing, or `folder` holds chunks of another plan.
+        OSError: `folder` cannot be written to.
+        RuntimeError: a chunk in it is not as it was written.
+    """
     images = check.integer("images", images, minimum=1)
-    victims, surrogate = shipped_victims(data, seed=seed)
-    if not hasattr(sets, data):
-        raise ValueError(f"data must be a set that companion.data can read, got {data!r}")
-    held_out = getattr(sets, data)()
-    x, y = held_out.held_out_images[:images], held_out.held_out_labels[:images]
-    start = time.perf_counter()
-    found = matrix(victims, surrogate, x, y, progress=progress)
-    commit = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        revision = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        revision = "unknown"
+    chunk = check.integer("chunk", chunk, minimum=1)
+    if check.integer("seed", seed, minimum=0) >= 2**12:
+        raise ValueError(f"seed must be less than {2**12}, got {seed!r}")
+    shipped_victims(data)  # says which networks are missing
+    x, y = (part[:images] for part in _held_out(data))
+    hashes = {name: models.card(name)["sha256"] for name in models.names() if name.startswith(f"{data}/")}
+    attacks = all_attacks()
+    plan = {"data": data, "seed": seed, "chunk": chunk, "eps": EPS, "sizes": SIZES, "attacks": list(attacks)}
+    plan = json.loads(json.dumps(plan | {"weights": hashes, "torch": torch.__version__}))  # as it is read again
+    store = Chunks(Path(folder or "."), plan, origin())
+    if folder is not None:
+        _files.ready(store.folder.parent, store.folder.name)
+
+    def measured(index: int, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict]:
+        began = time.perf_counter()
+        victims, surrogate = shipped_victims(data, seed=(seed << 20) + index)
+        found = _outcomes(victims, surrogate, x, y, EPS, (0.0, 1.0), attacks, THREATS, SIZES, False)
+        columns = found._asdict() | {"seconds": torch.tensor([time.perf_counter() - began])}
+        if folder is not None:
+            store.write(index, len(x), columns)
+        return columns, store.origin
+
+    parts = list(zip(x.split(chunk), y.split(chunk), strict=True))
+    chunks = []
+    for index, part in enumerate(tqdm(parts, f"arms race {data}", disable=not progress)):
+        known = None if folder is None else store.read(index, len(part[0]))
+        chunks.append(known or measured(index, *part))
+    columns = {key: torch.cat([found[key] for found, _ in chunks]) for key in chunks[0][0]}
+    seconds = columns.pop("seconds").sum().item()
+    made = origins(origin for _, origin in chunks)
+    found = _counted(Outcomes(**columns), (VICTIMS, THREATS, tuple(attacks)))
+    options = f"--images {images} --seed {seed} --chunk {chunk}"
     return found._replace(
         provenance={
-            "command": f"python -m companion arms-race {data} --images {images} --seed {seed} --out FILE",
+            "command": f"python -m companion arms-race {data} {options} --out FILE",
             "data": f"{len(x)} held-out images of {data}",
-            "eps": 0.2,
+            "eps": EPS,
             "seed": seed,
-            "commit": revision,
+            "commit": made["commit"],
             "device": f"{x.device.type} ({platform.machine()})",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "seconds": round(time.perf_counter() - start),
+            "versions": {"companion": made["version"], "python": made["python"], "torch": torch.__version__},
+            "seconds": round(seconds),
         }
     )
+
+
+def _held_out(data: str) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] that no network was trained on, and their labels."""
+    from companion import data as sets
+
+    if data == "digits":
+        return sets.held_out_digits()
+    if data not in sets.ADDRESSES:
+        raise ValueError(f"data must be a set that companion.data can read, got {data!r}")
+    found = getattr(sets, data)()
+    return found.test_images / 255, found.test_labels
 
 
 def save(found: Matrix, path: Path | str) -> None:
@@ -253,15 +331,21 @@ def save(found: Matrix, path: Path | str) -> None:
     fields = found._asdict()
     for name in ("accuracy", "distance", "clean"):
         fields[name] = _plain(fields[name])
-    Path(path).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    _files.write_json(Path(path), _files.seal(fields), indent=1)
 
 
 def load(path: Path | str) -> Matrix:
-    """The `Matrix` that `save` wrote; "digits" stands for the one that comes with the package."""
+    """The `Matrix` that `save` wrote; "digits" stands for the one that comes with the package.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: it is not as it was written.
+    """
     path = Path(path) if "." in str(path) else RESULTS / f"arms_race-{path}.json"
     if not path.is_file():
         raise FileNotFoundError(f"no such result: {path}; it is made by: python -m companion arms-race --help")
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    remedy = "make it again: python -m companion arms-race --help"
+    fields = _files.unseal(_files.read_json(path, remedy), path, remedy)
     for name in ("accuracy", "distance", "clean"):
         fields[name] = _tensor(fields[name])
     for name in ("victims", "threats", "attacks"):
@@ -276,17 +360,16 @@ def _candidates(attack: Attack, source, x: Tensor, y: Tensor, bounds, sizes) -> 
     return [(size, attack.run(source, x, y, bounds, size)) for size in sorted(sizes)]
 
 
-def _verdict(answer, x: Tensor, y: Tensor, candidates, eps: float) -> tuple[float, float]:
-    """Accuracy at `eps`, and the median distance of the nearest candidate that fools."""
-    right = _labels(answer, x) == y
+def _verdict(answer, x: Tensor, y: Tensor, candidates, eps: float) -> tuple[Tensor, Tensor]:
+    """Whether each image stays unfooled at `eps`, and the distance of the nearest candidate that fools."""
     nearest = torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
     for size, image in candidates:
         fooled = _labels(answer, image) != y
         if size is None or size == eps:
-            accuracy = (right & ~fooled).double().mean().item()
+            kept = ~fooled
         length = (image - x).flatten(1).norm(dim=1)
         nearest = torch.where(fooled & (length < nearest), length, nearest)
-    return accuracy, nearest[right].median().item() if right.any() else torch.nan
+    return kept, nearest
 
 
 @torch.no_grad()

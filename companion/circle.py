@@ -13,6 +13,7 @@ from torch import Tensor
 
 from companion import _validation as check
 from companion._normal import cdf
+from companion._types import Numbers
 from companion.smoothness import CircleModulus
 
 # N(0, 1) leaves [-40, 40] with a probability below 1e-300: forty turns each way are all of them.
@@ -60,16 +61,16 @@ class HalfPlane:
         ValueError: if `normal` is zero, not a vector or not finite, or `offset` is not one finite number.
     """
 
-    def __init__(self, normal, offset: float = 0.0):
+    def __init__(self, normal: Numbers, offset: Numbers = 0.0) -> None:
         normal = check.tensor("normal", normal)
-        offset = check.tensor("offset", offset)
+        shift = check.tensor("offset", offset)
         if normal.ndim != 1 or normal.norm() == 0:
             raise ValueError(f"normal must be a non-zero vector of shape (m,), got {normal.tolist()}")
-        if offset.numel() != 1:
-            raise ValueError(f"offset must be one number, got shape {tuple(offset.shape)}")
+        if shift.numel() != 1:
+            raise ValueError(f"offset must be one number, got shape {tuple(shift.shape)}")
         length = normal.norm()
         self.normal = normal / length
-        self.offset = float(offset) / float(length)
+        self.offset = float(shift) / float(length)
 
     def __call__(self, x: Tensor) -> Tensor:
         distance = x @ self.normal.to(x) - self.offset
@@ -93,7 +94,7 @@ def class_probabilities(classifier: HalfPlane) -> Tensor:
     return torch.stack([1 - inside, inside])
 
 
-def exact_radii(classifier: HalfPlane, z) -> tuple[Tensor, Tensor, Tensor]:
+def exact_radii(classifier: HalfPlane, z: Numbers) -> tuple[Tensor, Tensor, Tensor]:
     """The three robustness radii of the points g(z) of the circle, in closed form.
 
     Args:
@@ -120,7 +121,7 @@ def exact_radii(classifier: HalfPlane, z) -> tuple[Tensor, Tensor, Tensor]:
     return latent, in_distribution, unconstrained
 
 
-def exact_projected_radius(classifier: HalfPlane, z) -> Tensor:
+def exact_projected_radius(classifier: HalfPlane, z: Numbers) -> Tensor:
     """The radius r_unc(f̃; x) of Theorem 2's classifier f̃ at points g(z) of the circle, in closed form.
 
     f̃ sees only the angle of a point: its boundary is two rays from the centre. The nearest of them, at the
@@ -140,7 +141,7 @@ def exact_projected_radius(classifier: HalfPlane, z) -> Tensor:
     return torch.where(latent.isinf(), latent, torch.sin(2 * math.pi * latent.clamp(max=0.25)))
 
 
-def exact_law(classifier: HalfPlane, eta) -> Tensor:
+def exact_law(classifier: HalfPlane, eta: Numbers) -> Tensor:
     """The exact vulnerable fraction P(r_in ≤ eta) on the circle, to hold against Theorem 1.
 
     Args:

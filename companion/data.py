@@ -13,17 +13,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 from scipy.io import loadmat
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from companion import _shipped
+from companion import _files
 
 HELD_OUT = 450
 SPLIT_SEED = 0
@@ -62,9 +61,7 @@ def digits() -> Digits:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(labels).to(torch.int64)
-    train, held_out = train_test_split(
-        range(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED
-    )
+    train, held_out = train_test_split(range(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED)
     return Digits(images[train], labels[train], images[held_out], labels[held_out])
 
 
@@ -79,7 +76,7 @@ def held_out_digits() -> tuple[Tensor, Tensor]:
     Source:
         E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998; CC BY 4.0.
     """
-    stored = _shipped.read(SCANS, SCANS_SHA256, what="the held-out scans", remedy="reinstall the package")
+    stored = _files.read(SCANS, SCANS_SHA256, what="the held-out scans", remedy="reinstall the package")
     return stored["pixels"].to(torch.float32) / 16, stored["labels"].to(torch.int64)
 
 
@@ -99,7 +96,7 @@ class Images(NamedTuple):
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    copy: dict
+    copy: dict[str, Any]
 
 
 VARIABLE = "COMPANION_DATA"
@@ -137,9 +134,10 @@ def cifar10(*, root: Path | str | None = None, progress: bool = False) -> Images
     if unpacked:
         contents = {name: (unpacked / name).read_bytes() for name in CIFAR10_FILES}
     else:
-        content = _verified(_locate("cifar10", archive, folder, progress))
+        content = _verified(_locate("cifar10", archive, folder, progress, unpacked=CIFAR10_FILES))
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            contents = {name: tar.extractfile(f"cifar-10-batches-bin/{name}").read() for name in CIFAR10_FILES}
+            members = {name: cast(IO[bytes], tar.extractfile(f"cifar-10-batches-bin/{name}")) for name in CIFAR10_FILES}
+            contents = {name: member.read() for name, member in members.items()}
     images, labels = zip(*(_records(name, content) for name, content in contents.items()), strict=True)
     copy = _copy("cifar10", contents, verified=not unpacked)
     return Images(torch.cat(images[:-1]), torch.cat(labels[:-1]), images[-1], labels[-1], copy)
@@ -167,7 +165,7 @@ def svhn(*, root: Path | str | None = None, progress: bool = False) -> Images:
     return Images(train_images, train_labels, test_images, test_labels, copy)
 
 
-def _folder(root) -> Path | None:
+def _folder(root: Path | str | None) -> Path | None:
     """The folder to read from, or None where a download is wanted."""
     given, name = (root, "root") if root is not None else (os.environ.get(VARIABLE) or None, VARIABLE)
     if given is None:
@@ -181,11 +179,18 @@ def _holds(folder: Path, names: tuple[str, ...]) -> bool:
     return all((folder / name).is_file() for name in names)
 
 
-def _locate(data: str, name: str, folder: Path | None, progress: bool) -> Path:
-    """The file `name`: in `folder`, or downloaded where that is None."""
+def _locate(data: str, name: str, folder: Path | None, progress: bool, unpacked: tuple[str, ...] = ()) -> Path:
+    """The file `name`: in `folder`, or downloaded where that is None. `unpacked` names files that would do as well."""
     if folder is None:
         return _download(ADDRESSES[data] + name, name, progress)
     if not (folder / name).is_file():
+        for place in (folder, folder / "cifar-10-batches-bin"):
+            missing = [part for part in unpacked if not (place / part).is_file()]
+            if 0 < len(missing) < len(unpacked):
+                raise FileNotFoundError(
+                    f"{place} holds {len(unpacked) - len(missing)} of the {len(unpacked)} files of {name}; missing: "
+                    f"{', '.join(missing)}; unpack them from {ADDRESSES[data]}{name}, or put {name} itself there"
+                )
         raise FileNotFoundError(
             f"{folder} does not hold {name}, which is at {ADDRESSES[data]}{name}; put it there, or give neither "
             f"root nor {VARIABLE} to have it downloaded"
@@ -198,14 +203,14 @@ def _verified(path: Path) -> bytes:
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != PUBLISHED[path.name]:
-        raise RuntimeError(
+        raise _files.Damaged(
             f"{path} is damaged: its SHA-256 is {found}, published is {PUBLISHED[path.name]}; delete it, then "
             "download it again"
         )
     return content
 
 
-def _copy(data: str, contents: dict[str, bytes], verified: bool = False) -> dict:
+def _copy(data: str, contents: dict[str, bytes], verified: bool = False) -> dict[str, Any]:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return {"data": data, "verified": verified, "sha256": hashes}
 
@@ -213,14 +218,14 @@ def _copy(data: str, contents: dict[str, bytes], verified: bool = False) -> dict
 def _records(name: str, content: bytes) -> tuple[Tensor, Tensor]:
     """Images and labels of one CIFAR-10 file: records of one label byte and 3,072 pixel bytes."""
     if len(content) != CIFAR10_RECORDS * 3073:
-        raise RuntimeError(
+        raise _files.Damaged(
             f"{name} is damaged: {CIFAR10_RECORDS} records of 3073 bytes make {CIFAR10_RECORDS * 3073}, "
             f"found {len(content)} bytes"
         )
     rows = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(-1, 3073)
     labels = rows[:, 0].to(torch.int64)
     if labels.max() > 9:
-        raise RuntimeError(f"{name} is damaged: labels must be 0 to 9, found {int(labels.max())}")
+        raise _files.Damaged(f"{name} is damaged: labels must be 0 to 9, found {int(labels.max())}")
     return rows[:, 1:].reshape(-1, 3, 32, 32), labels
 
 
@@ -230,12 +235,12 @@ def _house_numbers(name: str, content: bytes) -> tuple[Tensor, Tensor]:
         stored = loadmat(io.BytesIO(content), variable_names=["X", "y"])
         pixels, labels = torch.from_numpy(stored["X"]), torch.from_numpy(stored["y"]).flatten().to(torch.int64)
     except Exception as error:  # SciPy raises whatever the damage leads to
-        raise RuntimeError(f"{name} is damaged or no MATLAB file with X and y: {error!r}") from error
+        raise _files.Damaged(f"{name} is damaged or no MATLAB file with X and y: {error!r}") from error
     if pixels.dtype != torch.uint8 or pixels.shape != (32, 32, 3, len(labels)) or not len(labels):
         found = f"{tuple(pixels.shape)} of {pixels.dtype} for {len(labels)} labels"
-        raise RuntimeError(f"{name} is damaged: X must be (32, 32, 3, n) bytes with n labels in y, found {found}")
+        raise _files.Damaged(f"{name} is damaged: X must be (32, 32, 3, n) bytes with n labels in y, found {found}")
     if labels.min() < 1 or labels.max() > 10:
-        raise RuntimeError(f"{name} is damaged: labels must be 1 to 10, found {int(labels.min())} to {labels.max()}")
+        raise _files.Damaged(f"{name} is damaged: labels must be 1 to 10, found {int(labels.min())} to {labels.max()}")
     return pixels.permute(3, 2, 0, 1).contiguous(), labels % 10
 
 
@@ -250,8 +255,10 @@ def _download(address: str, name: str, progress: bool) -> Path:
     cache = Path(pooch.os_cache("adversarial-vulnerability"))
     pooch.get_logger().setLevel("WARNING")  # it announces every download
 
-    def resume(url: str, output_file: str, _pooch) -> None:
+    def resume(url: str, output_file: str, _pooch: Any) -> None:
         unfinished = cache / f"{name}.unfinished"
+        if unfinished.is_symlink():  # not ours, and what it points to is not to be written
+            unfinished.unlink()
         done = unfinished.stat().st_size if unfinished.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
         with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
@@ -263,10 +270,18 @@ def _download(address: str, name: str, progress: bool) -> Path:
                 with unfinished.open("ab" if done else "wb") as file, tqdm(initial=done, total=total, **options) as bar:
                     for block in answer.iter_content(2**18):
                         bar.update(file.write(block))
-        shutil.move(unfinished, output_file)
+        os.replace(unfinished, output_file)
 
     try:
-        return Path(pooch.retrieve(address, f"sha256:{PUBLISHED[name]}", fname=name, path=cache, downloader=resume))
+        _files.ready(cache)
+    except OSError as error:
+        raise OSError(
+            f"{error}. Downloads are kept there: set XDG_CACHE_HOME to a folder that can be written, or "
+            f"get {address} elsewhere and name its folder by root= or in the environment variable {VARIABLE}"
+        ) from error
+    try:
+        with _files.locked(cache):  # whoever comes second finds the file there
+            return Path(pooch.retrieve(address, f"sha256:{PUBLISHED[name]}", fname=name, path=cache, downloader=resume))
     except requests.RequestException as error:
         raise OSError(
             f"could not download {address} to {cache}: {error}. The same call goes on where it broke off. Without a "
@@ -274,4 +289,4 @@ def _download(address: str, name: str, progress: bool) -> Path:
             f"environment variable {VARIABLE}"
         ) from error
     except ValueError as error:
-        raise RuntimeError(f"{address} is not the file that was published, or broke on the way: {error}") from error
+        raise _files.Damaged(f"{address} is not the file that was published, or broke on the way: {error}") from error

@@ -13,7 +13,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch.func import grad, jvp
 
 from companion import _validation as check
 from companion._calls import Composed, Guarded, full_precision, guarded, out_of_memory, working
+from companion._types import Model, Numbers
 from companion.smoothness import jacobian
 
 
@@ -92,16 +93,16 @@ class ProjectedClassifier:
 
     def __init__(
         self,
-        generator,
-        classifier,
+        generator: Model,
+        classifier: Model,
         *,
         starts: int = 4,
         steps: int = 100,
         pool: int = 4096,
-        warm_start=None,
+        warm_start: Numbers | None = None,
         seed: int = 0,
         chunk_size: int | None = None,
-    ):
+    ) -> None:
         dim = check.latent_dim(generator)
         check.network("classifier", classifier)
         self.generator, self.classifier = generator, classifier
@@ -114,13 +115,14 @@ class ProjectedClassifier:
         if warm_start is not None:
             warm_start = check.latents(generator, warm_start, "warm_start").detach()
             self._latents = torch.cat([warm_start.to(self._latents), self._latents])
-        self._trusted, self._pool = False, None
+        self._trusted = False
+        self._pool: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         z = self.project(x).latent
         return check.classify(Guarded("classifier", Composed(self.generator, self.classifier), z.dtype), z)
 
-    def project(self, x) -> Projection:
+    def project(self, x: Numbers) -> Projection:
         """The latents z* nearest to the images x (n, *image), and how near they are."""
         x = check.images("x", x)
         with full_precision(x.device), self._called(x) as call:
@@ -132,7 +134,7 @@ class ProjectedClassifier:
             _like_generated(x, image)
             residual = (image - wide).flatten(1).norm(dim=1).to(z.dtype)
         if x.requires_grad and torch.is_grad_enabled():
-            z = _Nearest.apply(x, z, self._called)
+            z = _Nearest.apply(x, z, self._called)  # type: ignore[no-untyped-call]
         return Projection(z, residual)
 
     @contextlib.contextmanager
@@ -143,7 +145,7 @@ class ProjectedClassifier:
             self._trusted = True
             yield call
 
-    def witness(self, x, adversarial) -> Witness:
+    def witness(self, x: Numbers, adversarial: Numbers) -> Witness:
         """The in-distribution witness that the proof of Theorem 2 draws from an adversarial image of f̃.
 
         Args:
@@ -170,18 +172,19 @@ class ProjectedClassifier:
         return Witness(latent, distance.to(x), residual.to(x), certified)
 
     def _offered(self, x: Tensor) -> Tensor:
-        z = self.generator.project(x.clone())
+        generator: Any = self.generator
+        z = generator.project(x.clone())
         found = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        if found != (len(x), self.generator.latent_dim) or not torch.isfinite(z).all():
-            expected = f"({len(x)}, {self.generator.latent_dim})"
+        if found != (len(x), generator.latent_dim) or not torch.isfinite(z).all():
+            expected = f"({len(x)}, {generator.latent_dim})"
             raise ValueError(f"generator.project must return finite latents of shape {expected}, got {found}")
         return z.to(x)
 
     def _searched(self, call: Guarded, x: Tensor) -> Tensor:
         if self._pool is None or self._pool[0].dtype != x.dtype or self._pool[0].device != x.device:
             latents = self._latents.to(x)
-            images = [check.generate(call, part) for part in latents.split(1024)]
-            self._pool = latents, torch.cat(images)
+            made = [check.generate(call, part) for part in latents.split(1024)]
+            self._pool = latents, torch.cat(made)
         latents, images = self._pool
         _like_generated(x, images)
         dim, starts = latents.shape[1], min(self._starts, len(latents))
@@ -199,7 +202,7 @@ class ProjectedClassifier:
         return torch.cat(found).to(call.dtype)
 
 
-def project(generator, x, **options) -> Projection:
+def project(generator: Model, x: Numbers, **options: Any) -> Projection:
     """The points of the range of a generator nearest to given images: z* = argmin_z ‖g(z) − x‖.
 
     Args:
@@ -213,7 +216,7 @@ def project(generator, x, **options) -> Projection:
     return ProjectedClassifier(generator, lambda image: image, **options).project(x)
 
 
-def shortcut(projected: ProjectedClassifier, x, latent, *, halvings: int = 12) -> Tensor:
+def shortcut(projected: ProjectedClassifier, x: Numbers, latent: Numbers, *, halvings: int = 12) -> Tensor:
     """Adversarial images of f̃ off the manifold, nearer than the in-distribution witnesses they are made from.
 
     Near a witness x' = g(z'), the points of the normal space all project to x'. The one nearest to x is the
@@ -231,6 +234,10 @@ def shortcut(projected: ProjectedClassifier, x, latent, *, halvings: int = 12) -
     given = check.images("x", x).detach()
     latent = check.latents(projected.generator, latent, "latent").detach()
     halvings = check.integer("halvings", halvings, minimum=0)
+
+    def weight(value: Tensor) -> Tensor:
+        return value.reshape(-1, *[1] * (given.ndim - 1))
+
     if len(latent) != len(given):
         raise ValueError(f"latent must have as many rows as x, {len(given)}, got {len(latent)}")
     with projected._called(given) as call:
@@ -243,7 +250,6 @@ def shortcut(projected: ProjectedClassifier, x, latent, *, halvings: int = 12) -
         along = (tangents @ (tangents.mT @ back[..., None]))[..., 0]
         foot = image + (back - along).reshape(x.shape)
         label = projected(x).argmax(1)
-        weight = lambda value: value.reshape(-1, *[1] * (x.ndim - 1))  # noqa: E731
         low, high = back.new_zeros(len(x)), torch.where(projected(foot).argmax(1) != label, 0.0, 1.0).to(x)
         for _ in range(halvings):
             middle = (low + high) / 2
@@ -254,7 +260,7 @@ def shortcut(projected: ProjectedClassifier, x, latent, *, halvings: int = 12) -
     return torch.where(weight(fooled), result, given)
 
 
-def unconstrained_lower_bound(in_distribution, *, reach=0.0) -> Tensor:
+def unconstrained_lower_bound(in_distribution: Numbers, *, reach: Numbers = 0.0) -> Tensor:
     """The radius r_unc(f̃; x) that Theorem 2 guarantees, from r_in(f; x).
 
     It is ½ r_in. If the data manifold has reach τ (a ball of radius τ rolls around it everywhere) it is more:
@@ -284,14 +290,14 @@ class _Nearest(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, z, called):
+    def forward(ctx: Any, x: Tensor, z: Tensor, called: Any) -> Tensor:
         ctx.save_for_backward(x, z)
         ctx.called = called
         return z.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, z = ctx.saved_tensors
         with ctx.called(x) as call:
             target, point = working(x.to(z.dtype)), working(z)
@@ -341,8 +347,7 @@ def _descend(call: Guarded, x: Tensor, z: Tensor, steps: int) -> tuple[Tensor, T
         going = (ahead > eps ** (4 / 3) * scale) & (length > 1e-9)
         if not going.all():
             state = (rows, x, z, value, slope, inverse, length, scale, direction, ahead)
-            state = (part[going] for part in state)
-            rows, x, z, value, slope, inverse, length, scale, direction, ahead = state
+            rows, x, z, value, slope, inverse, length, scale, direction, ahead = (part[going] for part in state)
         if not len(rows):
             break
         step = length[:, None] * direction
@@ -384,7 +389,7 @@ def _like_generated(x: Tensor, image: Tensor) -> None:
         raise ValueError(f"x must be images of the generator's shape (n, {size}), got {tuple(x.shape)}")
 
 
-def _second_image(name: str, value, x: Tensor) -> Tensor:
+def _second_image(name: str, value: Any, x: Tensor) -> Tensor:
     """`value` as images in the shape, dtype and device of `x`."""
     result = check.images(name, value).detach().to(x)
     if result.shape != x.shape:

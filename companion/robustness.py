@@ -15,19 +15,24 @@ preparation; one that is random, or lets the rows of a batch hang together, is r
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from companion import _chunks
+from companion import _chunks, frames
 from companion import _validation as check
 from companion._calls import Composed, Guarded, full_precision, guarded, working
 from companion._chunks import Interrupted as Interrupted
 from companion._chunks import in_chunks, radius_alone
+from companion._types import Box, Model, Numbers
 from companion.attacks import pullback
 from companion.attacks.boundary import Boundary
 from companion.attacks.minimal import attack, settle
+
+if TYPE_CHECKING:
+    import pandas
 
 # How often the searches of `radii` hand each other what they found; they stop when none found more.
 _EXCHANGES = 3
@@ -52,8 +57,12 @@ class Radii(NamedTuple):
     in_distribution_witness: Tensor
     unconstrained_witness: Tensor
 
+    def to_frame(self) -> pandas.DataFrame:
+        """The three radii as columns, a row an image; needs the extra `pandas`."""
+        return frames.to_frame(self)
 
-def compose(generator, classifier):
+
+def compose(generator: Model, classifier: Model) -> Model:
     """The classifier f∘g on latent space, (n, latent_dim) -> (n, K); attacking it measures r_Z.
 
     Raises:
@@ -65,13 +74,13 @@ def compose(generator, classifier):
 
 
 def radii(
-    generator,
-    classifier,
-    z,
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
     *,
     steps: int = 100,
     metric_steps: int = 60,
-    bounds=None,
+    bounds: Box | None = None,
     max_latent_norm: float | None = None,
     seed: int = 0,
     chunk_size: int | None = None,
@@ -101,24 +110,46 @@ def radii(
         ValueError: as `latent_radius` and `in_distribution_radius`.
         Interrupted: on Ctrl-C, with the rows that were finished.
     """
-    options = dict(metric_steps=metric_steps, max_latent_norm=max_latent_norm, seed=seed)
+    options: dict[str, Any] = dict(metric_steps=metric_steps, max_latent_norm=max_latent_norm, seed=seed)
     with _case(generator, classifier, z, steps, **options) as case:
         image = case.image(case.z, torch.arange(len(case.z), device=case.z.device))
-        bounds = check.box("bounds", bounds, image)
+        box = check.box("bounds", bounds, image)
         with guarded("classifier", classifier, image) as (call, x):
-            return _all_radii(case, call, x, steps, bounds, chunk_size, progress)
+            return _all_radii(case, call, x, steps, box, chunk_size, progress)
 
 
+@overload
 def latent_radius(
-    generator,
-    classifier,
-    z,
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
+    *,
+    steps: int = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    return_witness: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def latent_radius(
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
+    *,
+    steps: int = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    return_witness: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def latent_radius(
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
     *,
     steps: int = 100,
     chunk_size: int | None = None,
     progress: bool = False,
     return_witness: bool = False,
-):
+) -> Tensor | tuple[Tensor, Tensor]:
     """The latent radius r_Z: the smallest latent step that changes the label, found by `attacks.minimal_l2` on f∘g.
 
     Args:
@@ -145,20 +176,50 @@ def latent_radius(
         return in_chunks(case.latent, unfinished, case.rows(chunk_size), progress, "latent radius", make)
 
 
+@overload
 def in_distribution_radius(
-    generator,
-    classifier,
-    z,
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
+    *,
+    steps: int = ...,
+    metric_steps: int = ...,
+    max_latent_norm: float | None = ...,
+    start: Numbers | None = ...,
+    seed: int = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    return_witness: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def in_distribution_radius(
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
+    *,
+    steps: int = ...,
+    metric_steps: int = ...,
+    max_latent_norm: float | None = ...,
+    start: Numbers | None = ...,
+    seed: int = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    return_witness: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def in_distribution_radius(
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
     *,
     steps: int = 100,
     metric_steps: int = 60,
     max_latent_norm: float | None = None,
-    start=None,
+    start: Numbers | None = None,
     seed: int = 0,
     chunk_size: int | None = None,
     progress: bool = False,
     return_witness: bool = False,
-):
+) -> Tensor | tuple[Tensor, Tensor]:
     """The in-distribution radius r_in: the smallest image change along the generator's range that changes the label.
 
     Image distances near a latent are measured by the pull-back metric JᵀJ of the generator. In coordinates in which it
@@ -190,24 +251,48 @@ def in_distribution_radius(
 
     Source: definition, Fawzi et al. (2018), equation (2); method, own.
     """
-    options = dict(metric_steps=metric_steps, max_latent_norm=max_latent_norm, seed=seed, start=start)
+    options: dict[str, Any] = dict(metric_steps=metric_steps, max_latent_norm=max_latent_norm, seed=seed, start=start)
     with _case(generator, classifier, z, steps, **options) as case:
         unfinished = torch.full_like(case.z[:, 0], torch.nan), case.z
         rows, make = case.rows(chunk_size), tuple if return_witness else radius_alone
         return in_chunks(case.in_distribution, unfinished, rows, progress, "in-distribution radius", make)
 
 
+@overload
 def unconstrained_radius(
-    classifier,
-    x,
+    classifier: Model,
+    x: Numbers,
+    *,
+    steps: int = ...,
+    bounds: Box | None = ...,
+    start: Numbers | None = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    return_witness: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def unconstrained_radius(
+    classifier: Model,
+    x: Numbers,
+    *,
+    steps: int = ...,
+    bounds: Box | None = ...,
+    start: Numbers | None = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    return_witness: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def unconstrained_radius(
+    classifier: Model,
+    x: Numbers,
     *,
     steps: int = 100,
-    bounds=None,
-    start=None,
+    bounds: Box | None = None,
+    start: Numbers | None = None,
     chunk_size: int | None = None,
     progress: bool = False,
     return_witness: bool = False,
-):
+) -> Tensor | tuple[Tensor, Tensor]:
     """The unconstrained radius r_unc: the smallest perturbation of the image itself that changes the label.
 
     Args:
@@ -248,7 +333,15 @@ def unconstrained_radius(
         return in_chunks(search, unfinished, chunk, progress, "unconstrained radius", make)
 
 
-def _all_radii(case: _Case, call: Guarded, x: Tensor, steps: int, bounds, chunk_size, progress: bool) -> Radii:
+def _all_radii(
+    case: _Case,
+    call: Guarded,
+    x: Tensor,
+    steps: int,
+    bounds: tuple[float, float] | None,
+    chunk_size: int | None,
+    progress: bool,
+) -> Radii:
     def search(rows: Tensor) -> tuple[Tensor, ...]:
         latent, inside = case.both(rows)
         starts = [case.image(witness, rows) for _, witness in (inside, latent)]
@@ -262,7 +355,17 @@ def _all_radii(case: _Case, call: Guarded, x: Tensor, steps: int, bounds, chunk_
 
 
 @contextlib.contextmanager
-def _case(generator, classifier, z, steps, *, metric_steps=0, max_latent_norm=None, seed=0, start=None):
+def _case(
+    generator: Model,
+    classifier: Model,
+    z: Numbers,
+    steps: int,
+    *,
+    metric_steps: int = 0,
+    max_latent_norm: float | None = None,
+    seed: int = 0,
+    start: Numbers | None = None,
+) -> Iterator[_Case]:
     """A `_Case` of checked arguments, for the time of the `with` block."""
     z = check.latents(generator, z)
     check.network("classifier", classifier)
@@ -291,12 +394,23 @@ class _Case:
     A search returns (k,) radii, `inf` where none was found, and (k, latent_dim) witnesses that were classified again.
     """
 
-    def __init__(self, generator: Guarded, composed: Guarded, z: Tensor, steps, metric_steps, max_norm, seed, start):
+    def __init__(
+        self,
+        generator: Guarded,
+        composed: Guarded,
+        z: Tensor,
+        steps: int,
+        metric_steps: int,
+        max_norm: float | None,
+        seed: int,
+        start: Tensor | None,
+    ) -> None:
         self.generator, self.composed, self.z, self.start = generator, composed, z, start
         self.steps, self.metric_steps, self.max_norm, self.seed = steps, metric_steps, max_norm, seed
-        self.y, self.pool = _labels(composed, z), None
+        self.y = _labels(composed, z)
+        self.pool: pullback.Pool | None = None
 
-    def rows(self, chunk_size) -> int:
+    def rows(self, chunk_size: int | None) -> int:
         """How many rows at a time: a row holds some (latent_dim, latent_dim) matrices for each of its six searches."""
         dim = self.z.shape[1]
         numbers = 24 * dim * dim + 2 * pullback.POOL * dim
@@ -325,7 +439,7 @@ class _Case:
         witness = settle(self.composed, z, y, found.to(z.dtype), rows=rows, max_norm=self.max_norm)
         return self._image_radius(z, y, witness, rows), witness
 
-    def both(self, rows: Tensor):
+    def both(self, rows: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(r_Z, witness) and (r_in, witness), each search begun again where the other's witness is nearer."""
         z, y = self.z[rows], self.y[rows]
         latent = self.latent(rows)
@@ -347,14 +461,22 @@ class _Case:
         return _radius(self.composed, y, rows, witness, length)
 
 
-def _nearest_image(call: Guarded, x: Tensor, y: Tensor, rows: Tensor, steps: int, bounds, starts: list[Tensor]):
+def _nearest_image(
+    call: Guarded,
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+    steps: int,
+    bounds: tuple[float, float] | None,
+    starts: list[Tensor],
+) -> tuple[Tensor, Tensor]:
     """r_unc (k,) with its witnesses, no farther than those of the points `starts` that are classified otherwise."""
     nearest = torch.full_like(x.flatten(1)[:, 0], torch.inf), x
     for start in starts:
         start = start.to(x) if bounds is None else start.to(x).clamp(*bounds)
         nearest = _nearer(nearest, (_radius(call, y, rows, start, _length(start - x)), start))
-    start = nearest[1] if starts else None
-    witness = attack(call, x, y, steps=steps, bounds=bounds, start=start, rows=rows, own=True)
+    begin = nearest[1] if starts else None
+    witness = attack(call, x, y, steps=steps, bounds=bounds, start=begin, rows=rows, own=True)
     return _nearer((_radius(call, y, rows, witness, _length(witness - x)), witness), nearest)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from torch.func import jvp, vmap
 from tqdm.auto import tqdm
 
 from companion import _validation as check
-from companion._calls import guarded, out_of_memory, working
+from companion._calls import Guarded, guarded, out_of_memory, working
+from companion._types import Model, Numbers
 
 
 class Modulus:
@@ -26,11 +28,11 @@ class Modulus:
     object with `inverse`.
     """
 
-    def __call__(self, t) -> Tensor:
+    def __call__(self, t: Numbers) -> Tensor:
         """ω(t): the most an image can move when its latent moves by `t` ≥ 0 (any shape)."""
         return self._forward(check.tensor("t", t, minimum=0.0, finite=False))
 
-    def inverse(self, eta) -> Tensor:
+    def inverse(self, eta: Numbers) -> Tensor:
         """ω⁻¹(eta) = sup{t : ω(t) ≤ eta} for `eta` ≥ 0 (any shape); `inf` where ω never exceeds `eta`."""
         return self._inverse(check.tensor("eta", eta, minimum=0.0, finite=False))
 
@@ -49,7 +51,7 @@ class Lipschitz(Modulus):
             generator is constant: ω⁻¹ = ∞, no latent step moves the image.
     """
 
-    def __init__(self, constant):
+    def __init__(self, constant: Numbers) -> None:
         self.constant = check.tensor("constant", constant)
         if self.constant.numel() != 1 or self.constant < 0:
             raise ValueError(f"constant must be one positive number, or 0 for a constant map, got {constant!r}")
@@ -73,7 +75,7 @@ class Holder(Modulus):
         exponent: α in (0, 1].
     """
 
-    def __init__(self, constant: float, exponent: float):
+    def __init__(self, constant: float, exponent: float) -> None:
         self.constant = check.positive("constant", constant)
         self.exponent = check.positive("exponent", exponent)
         if self.exponent > 1:
@@ -119,7 +121,7 @@ class Interpolated(Modulus):
         ValueError: if the points are not monotone.
     """
 
-    def __init__(self, t, omega):
+    def __init__(self, t: Numbers, omega: Numbers) -> None:
         t, omega = check.tensor("t", t), check.tensor("omega", omega)
         if t.ndim != 1 or t.shape != omega.shape or t.numel() == 0:
             raise ValueError(
@@ -145,9 +147,9 @@ class Interpolated(Modulus):
 
 
 def local_modulus(
-    generator,
-    z,
-    t,
+    generator: Model,
+    z: Numbers,
+    t: Numbers,
     *,
     steps: int = 20,
     restarts: int = 4,
@@ -198,7 +200,7 @@ def local_modulus(
     return torch.cat(found).to(z.dtype)
 
 
-def _moduli(call, z: Tensor, rows: Tensor, radii: Tensor, directions: Tensor, steps: int) -> Tensor:
+def _moduli(call: Guarded, z: Tensor, rows: Tensor, radii: Tensor, directions: Tensor, steps: int) -> Tensor:
     """The local moduli (n, T) of latents z (n, d), by ascents from `directions` (s, n, d)."""
     base = call.of(z, rows).flatten(1)
     directions[0] = call.mapped(lambda part: _top_direction(call, part), z, rows, 256)
@@ -211,7 +213,9 @@ def _moduli(call, z: Tensor, rows: Tensor, radii: Tensor, directions: Tensor, st
     return torch.stack(columns, dim=1)
 
 
-def _ascend(call, z, rows, base, radius, starts, steps):
+def _ascend(
+    call: Guarded, z: Tensor, rows: Tensor, base: Tensor, radius: Tensor, starts: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
     """The best distance (n,) and its offset r (n, d) over all starts (s, n, d), each projected onto the sphere."""
     s, n, d = starts.shape
     r = radius * nn.functional.normalize(starts, dim=-1)
@@ -238,8 +242,8 @@ def _ascend(call, z, rows, base, radius, starts, steps):
 
 
 def lipschitz_at(
-    generator,
-    z,
+    generator: Model,
+    z: Numbers,
     *,
     method: str | None = None,
     iterations: int = 50,
@@ -317,7 +321,7 @@ def lipschitz_at(
     return value.to(z.dtype)
 
 
-def jacobian(generator, z: Tensor) -> Tensor:
+def jacobian(generator: Model, z: Tensor) -> Tensor:
     """The Jacobians (n, pixels, latent_dim) of a generator at z (n, latent_dim), each row by itself, without a graph.
 
     By forward mode. Where that is not implemented (attention, recurrent layers, custom functions), by reverse mode
@@ -335,7 +339,7 @@ def jacobian(generator, z: Tensor) -> Tensor:
     return _by_reverse_mode(generator, z)
 
 
-def _by_forward_mode(generator, z: Tensor) -> Tensor:
+def _by_forward_mode(generator: Model, z: Tensor) -> Tensor:
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
 
     def column(direction: Tensor) -> Tensor:
@@ -348,7 +352,7 @@ def _by_forward_mode(generator, z: Tensor) -> Tensor:
         return vmap(column, out_dims=2)(basis)
 
 
-def _by_double_reverse_mode(generator, z: Tensor) -> Tensor:
+def _by_double_reverse_mode(generator: Model, z: Tensor) -> Tensor:
     if z[0].numel() >= generator(z[:1].clone()).numel():
         return _by_reverse_mode(generator, z)
     product = _product_operator(generator, z)[0]
@@ -356,7 +360,7 @@ def _by_double_reverse_mode(generator, z: Tensor) -> Tensor:
     return torch.stack([product(direction.expand_as(z)) for direction in basis], dim=2)
 
 
-def _by_reverse_mode(generator, z: Tensor) -> Tensor:
+def _by_reverse_mode(generator: Model, z: Tensor) -> Tensor:
     z = z.clone().requires_grad_()
     with torch.enable_grad():
         images = generator(z.clone()).flatten(1)
@@ -366,14 +370,14 @@ def _by_reverse_mode(generator, z: Tensor) -> Tensor:
     return torch.stack(ways, dim=1)
 
 
-def _gram(generator, z: Tensor) -> tuple[Tensor, Tensor]:
+def _gram(generator: Model, z: Tensor) -> tuple[Tensor, Tensor]:
     """The top singular values (n,) and right singular vectors (n, d) of the Jacobians, from JᵀJ in float64."""
     matrix = jacobian(generator, z).to(torch.float64)
     values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
     return values[:, -1].clamp(min=0).sqrt().to(z), vectors[..., -1].to(z)
 
 
-def _top_direction(generator, z: Tensor) -> Tensor:
+def _top_direction(generator: Model, z: Tensor) -> Tensor:
     """An approximate top right singular vector of the Jacobian at each z: one exact or a few power steps."""
     if z.shape[1] <= 128:
         return torch.cat([_gram(generator, part)[1] for part in z.split(256)])
@@ -383,7 +387,7 @@ def _top_direction(generator, z: Tensor) -> Tensor:
     return direction
 
 
-def _product_operator(generator, z: Tensor):
+def _product_operator(generator: Model, z: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """v ↦ Jv and u ↦ Jᵀu for directions v (n, d) and u (n, pixels), through one graph that is built only once.
 
     u ↦ Jᵀu is linear, so its own reverse mode is v ↦ Jv: no pass repeats the generator's own arithmetic.
@@ -406,7 +410,7 @@ def _product_operator(generator, z: Tensor):
     return push, pull
 
 
-def _gram_operator(generator, z: Tensor):
+def _gram_operator(generator: Model, z: Tensor) -> Callable[[Tensor], Tensor]:
     """v ↦ JᵀJ v for directions v (n, d); with the Jacobians themselves where reverse mode cannot be taken twice."""
     try:
         push, pull = _product_operator(generator, z)
@@ -419,7 +423,7 @@ def _gram_operator(generator, z: Tensor):
     return lambda direction: pull(push(direction))
 
 
-def _lanczos(generator, z: Tensor, iterations: int, tolerance: float, seed: int) -> tuple[Tensor, Tensor]:
+def _lanczos(generator: Model, z: Tensor, iterations: int, tolerance: float, seed: int) -> tuple[Tensor, Tensor]:
     """Lanczos on JᵀJ with full reorthogonalisation: top singular values (n,) and relative residuals (n,)."""
     n, d = z.shape
     draws = torch.Generator("cpu").manual_seed(seed)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from companion import _validation as check
 from companion._normal import density, upper_quantile
+from companion._types import Numbers
 from companion.vulnerability import clopper_pearson_upper
 
 # Entries of a (latents, classes) table that are in memory at a time.
@@ -61,7 +62,7 @@ class LinearPartition:
         ValueError: for other shapes, and for entries that are not finite.
     """
 
-    def __init__(self, weights, biases=None):
+    def __init__(self, weights: Numbers, biases: Numbers | None = None) -> None:
         self.weights = check.tensor("weights", weights)
         if self.weights.ndim != 2 or self.weights.shape[0] < 2 or self.weights.shape[1] < 1:
             raise ValueError(f"weights must have shape (K, d) with K >= 2 and d >= 1, got {tuple(self.weights.shape)}")
@@ -132,7 +133,7 @@ def random_partition(num_classes: int, latent_dim: int, *, seed: int = 0) -> Lin
 
 
 def balanced(
-    partition: LinearPartition, class_probabilities=None, *, samples: int = 2**16, seed: int = 0
+    partition: LinearPartition, class_probabilities: Numbers | None = None, *, samples: int = 2**16, seed: int = 0
 ) -> LinearPartition:
     """The same weights with biases that give every class its share of N(0, I), by default equal shares.
 
@@ -153,7 +154,7 @@ def balanced(
     return LinearPartition(partition.weights, biases)
 
 
-def balancing_biases(logits, class_probabilities=None) -> Tensor:
+def balancing_biases(logits: Numbers, class_probabilities: Numbers | None = None) -> Tensor:
     """Numbers to add to the logits of any classifier so that every class gets its share of the sample.
 
     They minimise the convex E max_i (logit_i + b_i) − Σ p_i b_i, whose gradient is the frequencies less the
@@ -223,7 +224,7 @@ def _soft_balance(scores: Tensor, p: Tensor, biases: Tensor, width: Tensor) -> T
     return biases
 
 
-def exact_latent_radius(partition: LinearPartition, z) -> Tensor:
+def exact_latent_radius(partition: LinearPartition, z: Numbers) -> Tensor:
     """The latent radius r_Z of each z, exactly: min over j of (logit_i − logit_j)/‖w_i − w_j‖, i its class.
 
     Args:
@@ -255,10 +256,12 @@ def class_probabilities(partition: LinearPartition, *, samples: int = 10**6, see
     samples = check.integer("samples", samples, minimum=1)
     parts = _latents(reduced, samples, seed)
     counts = sum(torch.bincount(reduced(z).argmax(1), minlength=partition.num_classes) for z in parts)
-    return counts.double() / samples
+    return torch.as_tensor(counts).double() / samples
 
 
-def latent_law(partition: LinearPartition, t, *, samples: int = 10**6, seed: int = 0, confidence: float = 0.95) -> Law:
+def latent_law(
+    partition: LinearPartition, t: Numbers, *, samples: int = 10**6, seed: int = 0, confidence: float = 0.95
+) -> Law:
     """The law P(r_Z ≤ t) of a linear partition under N(0, I_d), counted over `samples` latents.
 
     r_Z depends on z only through the at most K − 1 directions in which the weights differ, so only these
@@ -280,7 +283,7 @@ def latent_law(partition: LinearPartition, t, *, samples: int = 10**6, seed: int
     return _law((exact_latent_radius(reduced, z) for z in _latents(reduced, samples, seed)), t, confidence)
 
 
-def empirical_law(radii, t, *, confidence: float = 0.95) -> Law:
+def empirical_law(radii: Numbers, t: Numbers, *, confidence: float = 0.95) -> Law:
     """The law P(r ≤ t) of radii that were measured, on independent points, by an attack or otherwise.
 
     Args:
@@ -299,7 +302,7 @@ def empirical_law(radii, t, *, confidence: float = 0.95) -> Law:
     return _law([radii], t, confidence)
 
 
-def simplex_law(t, num_classes: int) -> Tensor:
+def simplex_law(t: Numbers, num_classes: int) -> Tensor:
     """The law P(r_Z ≤ t) of `simplex_partition`, exactly: 1 − K ∫ φ(x) Φ(x − √2 t)^(K−1) dx.
 
     That is also 1 − exp(−t²) E exp(−√2 t M), M the largest of K standard normal numbers. The latent dimension
@@ -339,7 +342,7 @@ def simplex_perimeter(num_classes: int) -> Tensor:
     return pairs * _leading(shift, num_classes, num_classes - 2, math.sqrt(0.5))[0]
 
 
-def half_space_perimeter(class_probabilities) -> Tensor:
+def half_space_perimeter(class_probabilities: Numbers) -> Tensor:
     """The total Gaussian perimeter Σ_i φ(a_i), a_i = Φ⁻¹(1 − p_i), of half-spaces of these probabilities.
 
     It is the slope of the bound (4) at t = 0: no partition has a smaller perimeter, and none with three or more classes
@@ -366,7 +369,7 @@ def perimeter(partition: LinearPartition, *, samples: int = 2**14, seed: int = 0
     """
     reduced = _reduced(partition)
     samples = check.integer("samples", samples, minimum=2)
-    total, squares = 0.0, 0.0
+    total = squares = reduced.weights.new_zeros(())
     for z in _latents(reduced, samples, seed):
         found = z.new_zeros(len(z))
         logits = reduced(z)
@@ -419,7 +422,7 @@ def _latents(partition: LinearPartition, samples: int, seed: int) -> Iterator[Te
         yield torch.randn(shape, generator=draws, dtype=weights.dtype, device="cpu").to(weights.device)
 
 
-def _law(parts, t: Tensor, confidence: float) -> Law:
+def _law(parts: Iterable[Tensor], t: Tensor, confidence: float) -> Law:
     """The law over all radii in `parts`, each (n,), counted as they come."""
     confidence = float(_one_fraction("confidence", confidence))
     levels, order = t.detach().flatten().to(torch.float64).sort()
@@ -436,13 +439,13 @@ def _law(parts, t: Tensor, confidence: float) -> Law:
     return Law(*(end.reshape(t.shape).to(t) for end in (hits.double() / samples, low, high)))
 
 
-def _checked(partition) -> LinearPartition:
+def _checked(partition: Any) -> LinearPartition:
     if not isinstance(partition, LinearPartition):
         raise ValueError(f"partition must be a LinearPartition, got {partition!r}")
     return partition
 
 
-def _one_fraction(name: str, value) -> Tensor:
+def _one_fraction(name: str, value: Any) -> Tensor:
     number = check.fraction(name, value)
     if number.numel() != 1:
         raise ValueError(f"{name} must be one number, got shape {tuple(number.shape)}")

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from companion import _validation as check
 from companion._calls import full_precision, guarded
 from companion._chunks import in_chunks
 from companion._isoperimetric import latent_reach, weighted_bound
+from companion._types import Model, Modulus, Numbers
 from companion.attacks.margin import fooled, margin, margin_and_gradient
 from companion.tightness import LinearPartition
 from companion.vulnerability import clopper_pearson_upper
@@ -39,7 +41,9 @@ class Overlap(NamedTuple):
     class_unions: Tensor
 
 
-def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, num_classifiers: int = 2) -> Tensor:
+def transferable_fraction(
+    eta: Numbers, disagreement: Numbers, class_probabilities: Numbers, modulus: Modulus, *, num_classifiers: int = 2
+) -> Tensor:
     """Theorem 3, sharp: at least this fraction of the data has one perturbation that fools every classifier.
 
     For f and h it is Σ_i [Φ(a_i + t) − Φ(a_i)] − 2δ, the sum of (4) with δ added to the largest class probability;
@@ -72,7 +76,9 @@ def transferable_fraction(eta, disagreement, class_probabilities, modulus, *, nu
     return _overlap_bound(latent_reach(modulus, eta), p.index_add(0, largest, added), loss).to(eta.dtype)
 
 
-def balanced_transferable_fraction(eta, disagreement, class_probabilities, modulus) -> Tensor:
+def balanced_transferable_fraction(
+    eta: Numbers, disagreement: Numbers, class_probabilities: Numbers, modulus: Modulus
+) -> Tensor:
     """Theorem 3 as printed, for two classifiers: 1 − √(π/2) exp(−ω⁻¹(eta)²/2) − 2δ.
 
     The deck leaves out its condition p_i + δ ≤ 1/2, without which it is false. `transferable_fraction` is sharper
@@ -105,7 +111,7 @@ def balanced_transferable_fraction(eta, disagreement, class_probabilities, modul
     return (1 - math.sqrt(math.pi / 2) * torch.exp(-t.square() / 2) - 2 * delta).to(eta.dtype)
 
 
-def overlap(labels, num_classes: int, *, confidence: float | None = None) -> Overlap:
+def overlap(labels: Numbers, num_classes: int, *, confidence: float | None = None) -> Overlap:
     """How the labels of k classifiers overlap, from their labels of the same sampled latents.
 
     Args:
@@ -138,7 +144,9 @@ def overlap(labels, num_classes: int, *, confidence: float | None = None) -> Ove
     return Overlap(rates[0], rates[1:])
 
 
-def overlap_transferable_fraction(eta, disagreement, class_unions, modulus) -> Tensor:
+def overlap_transferable_fraction(
+    eta: Numbers, disagreement: Numbers, class_unions: Numbers, modulus: Modulus
+) -> Tensor:
     """The sharper form of Theorem 3, for any number of classifiers: 1 − δ − Σ_i ψ(ν(U_i)), 0 where negative.
 
     It decreases in δ and in every ν(U_i): upper limits that hold jointly, as `overlap` returns for a `confidence`,
@@ -168,18 +176,44 @@ def overlap_transferable_fraction(eta, disagreement, class_unions, modulus) -> T
     return _overlap_bound(latent_reach(modulus, eta), unions, delta + excess).to(eta.dtype)
 
 
+@overload
 def joint_radius(
-    classifiers,
-    x,
-    pool,
+    classifiers: Sequence[Model],
+    x: Numbers,
+    pool: Numbers,
+    *,
+    starts: int = ...,
+    steps: int = ...,
+    start: Numbers | None = ...,
+    chunk_size: int = ...,
+    progress: bool = ...,
+    return_witness: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def joint_radius(
+    classifiers: Sequence[Model],
+    x: Numbers,
+    pool: Numbers,
+    *,
+    starts: int = ...,
+    steps: int = ...,
+    start: Numbers | None = ...,
+    chunk_size: int = ...,
+    progress: bool = ...,
+    return_witness: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def joint_radius(
+    classifiers: Sequence[Model],
+    x: Numbers,
+    pool: Numbers,
     *,
     starts: int = 16,
     steps: int = 30,
-    start=None,
+    start: Numbers | None = None,
     chunk_size: int = 128,
     progress: bool = False,
     return_witness: bool = False,
-):
+) -> Tensor | tuple[Tensor, Tensor]:
     """The joint radius: the length of the shortest perturbation that changes the label of every classifier at once.
 
     On images it is the ‖v‖ of Theorem 3. With the classifiers f_j∘g (`robustness.compose`) and latents for `x` and
@@ -227,9 +261,11 @@ def joint_radius(
     return (radius, witness) if return_witness else radius
 
 
-def _joint_search(classifiers, x: Tensor, pool: Tensor, starts: int, steps: int, start: Tensor | None):
+def _joint_search(
+    classifiers: Sequence[Model], x: Tensor, pool: Tensor, starts: int, steps: int, start: Tensor | None
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Row numbers (k,) -> joint radii and witnesses; searched in full precision, verified as the caller computes."""
-    pool_labels = _labels(classifiers, pool) if len(x) else None
+    pool_labels = _labels(classifiers, pool) if len(x) else torch.zeros(0)
 
     def search(rows: Tensor) -> tuple[Tensor, Tensor]:
         part = x[rows]
@@ -253,7 +289,7 @@ def _joint_search(classifiers, x: Tensor, pool: Tensor, starts: int, steps: int,
     return search
 
 
-def exact_joint_radius(first: LinearPartition, second: LinearPartition, z) -> Tensor:
+def exact_joint_radius(first: LinearPartition, second: LinearPartition, z: Numbers) -> Tensor:
     """The joint radius of two linear partitions, exactly: how far the points z are from fooling both.
 
     Where both labels differ is a union of wedges, each the intersection of two half-spaces: one class against the own
@@ -302,14 +338,14 @@ def _overlap_bound(t: Tensor, unions: Tensor, loss: Tensor) -> Tensor:
     return (weighted_bound(t, unions, torch.ones_like(unions)) - loss).clamp(0, 1)
 
 
-def _disagreement(value) -> Tensor:
+def _disagreement(value: Any) -> Tensor:
     number = check.tensor("disagreement", value).to(torch.float64)
     if number.numel() != 1 or not 0 <= number <= 1:
         raise ValueError(f"disagreement must be one number from 0 to 1, got {value!r}")
     return number.squeeze()
 
 
-def _classifiers(value) -> list:
+def _classifiers(value: Any) -> list[Model]:
     try:
         classifiers = list(value)
     except TypeError as error:
@@ -321,24 +357,24 @@ def _classifiers(value) -> list:
     return classifiers
 
 
-def _labels(classifiers, x: Tensor) -> Tensor:
+def _labels(classifiers: Sequence[Model], x: Tensor) -> Tensor:
     """The labels (n, k) of n points."""
     with torch.no_grad():
         return torch.stack([check.classify(classifier, x.clone()).argmax(1) for classifier in classifiers], dim=1)
 
 
-def _all_fooled(classifiers, x: Tensor, y: Tensor) -> Tensor:
+def _all_fooled(classifiers: Sequence[Model], x: Tensor, y: Tensor) -> Tensor:
     """Which rows (n,) of `x` every classifier safely puts into another class than its own label in `y` (n, k)."""
     verdicts = [fooled(classifier, x, label) for classifier, label in zip(classifiers, y.T, strict=True)]
     return torch.stack(verdicts).all(0)
 
 
-def _length(classifiers, x: Tensor, y: Tensor, point: Tensor) -> Tensor:
+def _length(classifiers: Sequence[Model], x: Tensor, y: Tensor, point: Tensor) -> Tensor:
     """‖point − x‖ for each row where all classifiers are fooled, else `inf`."""
     return torch.where(_all_fooled(classifiers, point, y), (point - x).flatten(1).norm(dim=1), torch.inf)
 
 
-def _shortened(classifiers, x: Tensor, y: Tensor, points: Tensor, steps: int, left: int) -> Tensor:
+def _shortened(classifiers: Sequence[Model], x: Tensor, y: Tensor, points: Tensor, steps: int, left: int) -> Tensor:
     """Of the points (n, s, *image), after `steps` steps each, the `left` nearest to their row of `x`."""
     n, s = points.shape[:2]
     every, labels = x.repeat_interleave(s, 0), y.repeat_interleave(s, 0)
@@ -347,7 +383,7 @@ def _shortened(classifiers, x: Tensor, y: Tensor, points: Tensor, steps: int, le
     return moved.reshape(points.shape)[torch.arange(n, device=x.device)[:, None], best]
 
 
-def _descend(classifiers, x: Tensor, y: Tensor, best: Tensor, steps: int) -> Tensor:
+def _descend(classifiers: Sequence[Model], x: Tensor, y: Tensor, best: Tensor, steps: int) -> Tensor:
     """Points that fool all classifiers, ever nearer to `x`: each step solves the linearised joint problem."""
     best, step = best.clone(), x.new_ones(len(x))
     rows = torch.arange(len(x), device=x.device)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from companion import _shipped, models
+from companion import _files, models
 from companion.certificates import certified_lipschitz
 from companion.data import VARIABLE, cifar10, digits
 from companion.models import architectures, quality
@@ -203,7 +203,7 @@ def test_replaced_weights_are_refused(folder):
 
 
 def test_truncated_weights_are_refused_before_parsing(folder, monkeypatch):
-    monkeypatch.setattr(_shipped, "parse", lambda content: pytest.fail("parsed before checked"))
+    monkeypatch.setattr(_files, "parse", lambda content: pytest.fail("parsed before checked"))
     path = folder / models.card(GENERATOR)["file"]
     path.write_bytes(path.read_bytes()[:1_000])
     with pytest.raises(RuntimeError, match="damaged or were replaced"):

@@ -6,13 +6,12 @@ the slow convolutional network), and the labels counted of 20,000 latents. What 
 again: delete the file to begin anew. About 20 minutes.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import torch
 
-from companion import models
+from companion import _files, models
 from companion.robustness import in_distribution_radius
 from companion.training import LIPSCHITZ
 from companion.vulnerability import nearest_other_label
@@ -39,11 +38,11 @@ def measure(generator, classifier, rows: int) -> dict:
 
 
 if __name__ == "__main__":
-    stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    stored = _files.read_json(FILE, "delete it to measure anew") if FILE.exists() else {}
     for kind in sys.argv[1:] or (*LIPSCHITZ, "generator"):
         for reader, rows in ROWS.items():
             if f"{kind}/{reader}" not in stored:
                 pair = (models.load(f"digits/{name}").double() for name in (kind, reader))
                 stored[f"{kind}/{reader}"] = measure(*pair, rows)
-                FILE.write_text(json.dumps(stored, sort_keys=True) + "\n", encoding="utf-8")
+                _files.write_json(FILE, stored, sort_keys=True)
                 print(f"{kind}/{reader}", flush=True)

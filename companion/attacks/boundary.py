@@ -28,12 +28,23 @@ class Boundary:
         rows: (n,) which of the rows that `call` knows these are.
     """
 
-    def __init__(self, call: Guarded, x: Tensor, y: Tensor, *, bounds=None, metric=None, max_norm=None, rows=None):
+    def __init__(
+        self,
+        call: Guarded,
+        x: Tensor,
+        y: Tensor,
+        *,
+        bounds: tuple[float, float] | None = None,
+        metric: Tensor | None = None,
+        max_norm: float | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
         self.call, self.y, self.bounds, self.max_norm, self.shape = call, y, bounds, max_norm, x.shape[1:]
         self.every = torch.arange(len(x), device=x.device)
         self.rows = self.every if rows is None else rows
         self.clean = self.origin = x.flatten(1)
-        self.there = self.back = None
+        self.there: Tensor | None = None
+        self.back: Tensor | None = None
         if metric is not None:
             factor, failed = torch.linalg.cholesky_ex(metric)
             identity = torch.eye(self.clean.shape[1], dtype=x.dtype, device=x.device).expand_as(factor)
@@ -59,7 +70,9 @@ class Boundary:
         """The heights (k,) of points (k, m) of the rows `index` (k,)."""
         return self._height(self.call.of(self.images(points, index), self.rows[index]), index)[0]
 
-    def gradient(self, points: Tensor, index: Tensor, rivals: Tensor | None = None):
+    def gradient(
+        self, points: Tensor, index: Tensor, rivals: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Heights towards the classes `rivals` (k, s), with their gradients; without rivals, towards the likeliest.
 
         Returns:
@@ -122,7 +135,7 @@ class Found:
     clean_height: Tensor
     clean_gradient: Tensor
 
-    def __init__(self, boundary: Boundary):
+    def __init__(self, boundary: Boundary) -> None:
         self.origin, self.point = boundary.origin, boundary.origin.clone()
         self.radius = torch.full_like(boundary.origin[:, 0], torch.inf)
 

@@ -7,11 +7,21 @@ from torch import Tensor
 
 from companion import _validation as check
 from companion._calls import guarded, working
+from companion._types import Box, Model, Numbers
 from companion.attacks.boundary import Boundary
 from companion.attacks.minimal import check_labels, checked, settle
 
 
-def deepfool(classifier, x, y, *, steps: int = 50, overshoot: float = 0.02, rivals: int = 9, bounds=None) -> Tensor:
+def deepfool(
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
+    *,
+    steps: int = 50,
+    overshoot: float = 0.02,
+    rivals: int = 9,
+    bounds: Box | None = None,
+) -> Tensor:
     """DeepFool: step to the nearest boundary of the linearised classifier until the label changes.
 
     Args:
@@ -29,16 +39,16 @@ def deepfool(classifier, x, y, *, steps: int = 50, overshoot: float = 0.02, riva
 
     Source: Moosavi-Dezfooli et al. (2016), algorithm 2.
     """
-    x, y, bounds, steps, *_ = checked(x, y, bounds, steps, None, None)
+    x, y, box, steps, *_ = checked(x, y, bounds, steps, None, None)
     overshoot = check.tensor("overshoot", overshoot, minimum=0.0).item()
     rivals = check.integer("rivals", rivals, minimum=1)
     if not len(x):
         return x.clone()
     with guarded("classifier", classifier, x) as (call, x):
         check_labels(call, x, y)
-        boundary = Boundary(call, working(x), y, bounds=bounds)
+        boundary = Boundary(call, working(x), y, bounds=box)
         found = _search(boundary, steps, overshoot, rivals).reshape(x.shape).to(x.dtype)
-        return settle(call, x, y, found, rows=boundary.every, bounds=bounds)
+        return settle(call, x, y, found, rows=boundary.every, bounds=box)
 
 
 def _search(boundary: Boundary, steps: int, overshoot: float, rivals: int) -> Tensor:

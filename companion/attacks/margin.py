@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from companion import _validation as check
+from companion._types import Box, Model, Numbers
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -36,14 +37,14 @@ def slack(logits: Tensor, y: Tensor) -> Tensor:
     return 4 * torch.finfo(logits.dtype).eps * sizes.nan_to_num(posinf=0.0)
 
 
-def fooled(classifier, x: Tensor, y: Tensor) -> Tensor:
+def fooled(classifier: Model, x: Tensor, y: Tensor) -> Tensor:
     """Which rows (n,) of `x` are safely not classified as `y`."""
     with torch.no_grad():
         logits = classifier(x)
     return margin(logits, y) > slack(logits, y)
 
 
-def margin_and_gradient(classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def margin_and_gradient(classifier: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Margins (n,), which of them are over the boundary (n,), and the margins' gradients in the shape of `x`."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -64,14 +65,16 @@ def require_gradient(output: Tensor) -> None:
         )
 
 
-def checked(classifier, x, y, bounds) -> tuple[Tensor, Tensor, tuple[float, float] | None]:
+def checked(
+    classifier: Model, x: Numbers, y: Numbers, bounds: Box | None
+) -> tuple[Tensor, Tensor, tuple[float, float] | None]:
     """The arguments of an attack, checked; the images as a detached tensor."""
     check.network("classifier", classifier)
     x = check.images("x", x).detach()
     return x, check.labels("y", y, x), check.box("bounds", bounds, x)
 
 
-def misclassified(classifier, x: Tensor, y: Tensor) -> Tensor:
+def misclassified(classifier: Model, x: Tensor, y: Tensor) -> Tensor:
     """Which rows (n,) are not classified as `y` to begin with; an empty batch asks the classifier nothing."""
     if not len(x):
         return torch.zeros(0, dtype=torch.bool, device=x.device)

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from companion import _validation as check
 from companion._calls import Guarded, full_precision, guarded, working
+from companion._types import Box, Model, Numbers
 from companion.attacks.boundary import Boundary, Found, into_ball
-from companion.attacks.stages import around, corner, explore, follow, opening, race, scatter
+from companion.attacks.stages import Stage, around, corner, explore, follow, opening, race, scatter
 
 # Up to so many dimensions points scattered over a ball see something of it.
 _FEW_DIMENSIONS = 32
 
 
-def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None, metric=None) -> Tensor:
+def minimal_l2(
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
+    *,
+    steps: int = 100,
+    bounds: Box | None = None,
+    start: Numbers | None = None,
+    metric: Numbers | None = None,
+) -> Tensor:
     """The smallest L2 perturbation that changes the label, as far as it is found within `steps` gradients.
 
     One fixed sequence of searches, which `steps` only cuts off, so that more steps never give a longer perturbation:
@@ -55,20 +66,22 @@ def minimal_l2(classifier, x, y, *, steps: int = 100, bounds=None, start=None, m
     Karnin et al. (2013), averaged linearisations after Nesterov (2009), sphere of adaptive radius after Rony et al.
     (2019), projection on the linearised boundary in the box after Croce & Hein (2020).
     """
-    x, y, bounds, steps, start, metric = checked(x, y, bounds, steps, start, metric)
+    x, y, box, steps, start, metric = checked(x, y, bounds, steps, start, metric)
     if not len(x):
         return x.clone()
     with guarded("classifier", classifier, x) as (call, x):
         check_labels(call, x, y)
         start = None if start is None else start.to(x)
         metric = None if metric is None else metric.to(x)
-        return attack(call, x, y, steps=steps, bounds=bounds, start=start, metric=metric)
+        return attack(call, x, y, steps=steps, bounds=box, start=start, metric=metric)
 
 
-def checked(x, y, bounds, steps, start, metric):
+def checked(
+    x: Numbers, y: Numbers, bounds: Box | None, steps: int, start: Numbers | None, metric: Numbers | None
+) -> tuple[Tensor, Tensor, tuple[float, float] | None, int, Tensor | None, Tensor | None]:
     """The arguments of `minimal_l2`, each checked against the others."""
     x = check.images("x", x).detach()
-    y, bounds, steps = check.labels("y", y, x), check.box("bounds", bounds, x), check.integer("steps", steps, minimum=1)
+    y, box, steps = check.labels("y", y, x), check.box("bounds", bounds, x), check.integer("steps", steps, minimum=1)
     if start is not None:
         start = check.tensor("start", start)
         if start.shape != x.shape:
@@ -80,9 +93,9 @@ def checked(x, y, bounds, steps, start, metric):
                 f"metric must have shape (n, m, m) = {(len(x), size, size)} for x of shape {tuple(x.shape)}, "
                 f"got {tuple(metric.shape)}"
             )
-        if bounds is not None:
+        if box is not None:
             raise ValueError(f"bounds must be None beside a metric, got {bounds}")
-    return x, y, bounds, steps, start, metric
+    return x, y, box, steps, start, metric
 
 
 def check_labels(call: Guarded, x: Tensor, y: Tensor) -> None:
@@ -93,7 +106,16 @@ def check_labels(call: Guarded, x: Tensor, y: Tensor) -> None:
 
 
 def attack(
-    call: Guarded, x: Tensor, y: Tensor, *, steps: int, bounds=None, start=None, metric=None, rows=None, own=False
+    call: Guarded,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    bounds: tuple[float, float] | None = None,
+    start: Tensor | None = None,
+    metric: Tensor | None = None,
+    rows: Tensor | None = None,
+    own: bool = False,
 ) -> Tensor:
     """`minimal_l2` on checked arguments: search in full precision, then what holds under the caller's settings.
 
@@ -125,7 +147,7 @@ def search(boundary: Boundary, steps: int, start: Tensor | None = None) -> Found
     return found
 
 
-def _stages(few_dimensions: bool, started: bool):
+def _stages(few_dimensions: bool, started: bool) -> Iterator[Stage]:
     """The searches in their order, without end."""
     yield opening
     if started:
@@ -161,7 +183,16 @@ def _stages(few_dimensions: bool, started: bool):
 _ALONE, _PUSHES = 8, 28
 
 
-def settle(call: Guarded, x: Tensor, y: Tensor, found: Tensor, *, rows: Tensor, bounds=None, max_norm=None) -> Tensor:
+def settle(
+    call: Guarded,
+    x: Tensor,
+    y: Tensor,
+    found: Tensor,
+    *,
+    rows: Tensor,
+    bounds: tuple[float, float] | None = None,
+    max_norm: float | None = None,
+) -> Tensor:
     """The points `found` (n, *image) where they hold, else a little farther along their rays, or `x` if none does.
 
     To hold is to be classified otherwise than `y` under the settings of the caller, in this batch and in another one,
@@ -190,7 +221,9 @@ def settle(call: Guarded, x: Tensor, y: Tensor, found: Tensor, *, rows: Tensor, 
     return found.index_copy(0, lost, point)
 
 
-def _holds(call: Guarded, y: Tensor, points: Tensor, rows: Tensor, known=0.0) -> tuple[Tensor, Tensor]:
+def _holds(
+    call: Guarded, y: Tensor, points: Tensor, rows: Tensor, known: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Which points (n,) are classified otherwise than `y` by more than the rounding, and how large that is."""
     whole = _margin(call.of(points, rows), y)
     half = (len(points) + 1) // 2

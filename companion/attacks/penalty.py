@@ -9,6 +9,7 @@ from torch import Tensor
 
 from companion import _validation as check
 from companion._calls import guarded
+from companion._types import Box, Model, Numbers
 from companion.attacks.margin import checked, misclassified, require_gradient
 from companion.attacks.sign import reached
 
@@ -19,14 +20,14 @@ _HALVINGS = 8
 
 
 def lbfgs(
-    classifier,
-    x,
-    y,
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
     *,
     searches: int = 12,
     steps: int = 40,
     initial_c: float = 1.0,
-    bounds=None,
+    bounds: Box | None = None,
     targeted: bool = False,
 ) -> Tensor:
     """The attack of Szegedy et al.: minimise ‖r‖² + c · loss(x + r) in the box, for the least c that fools.
@@ -62,7 +63,16 @@ def lbfgs(
         return _search(classifier, x, y, searches, steps, c_start, bounds, targeted)
 
 
-def _search(classifier, x, y, searches, steps, c_start, bounds, targeted) -> Tensor:
+def _search(
+    classifier: Model,
+    x: Tensor,
+    y: Tensor,
+    searches: int,
+    steps: int,
+    c_start: float,
+    bounds: tuple[float, float] | None,
+    targeted: bool,
+) -> Tensor:
     result = x.clone()
     rows = torch.nonzero(~(misclassified(classifier, x, y) ^ bool(targeted)))[:, 0]
     if not len(rows):
@@ -97,7 +107,14 @@ def _search(classifier, x, y, searches, steps, c_start, bounds, targeted) -> Ten
     return result
 
 
-def minimise(objective: Callable, start: Tensor, *, steps: int, bounds=None, tolerance: float = 1e-2) -> Tensor:
+def minimise(
+    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    start: Tensor,
+    *,
+    steps: int,
+    bounds: tuple[float, float] | None = None,
+    tolerance: float = 1e-2,
+) -> Tensor:
     """Local minima of n functions in a box, by L-BFGS on all of them at once.
 
     A pixel at its bound whose derivative points outwards is held; the quasi-Newton step is taken in the others,
@@ -116,7 +133,8 @@ def minimise(objective: Callable, start: Tensor, *, steps: int, bounds=None, tol
     low, high = (-torch.inf, torch.inf) if bounds is None else bounds
     rows, point = torch.arange(len(start), device=start.device), start.clone()
     value, gradient = objective(point, rows)
-    moves, changes = [], []
+    moves: list[Tensor] = []
+    changes: list[Tensor] = []
     for _ in range(steps):
         held = ((point <= low) & (gradient > 0)) | ((point >= high) & (gradient < 0))
         slope = gradient.masked_fill(held, 0.0)

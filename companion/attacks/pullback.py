@@ -42,7 +42,7 @@ class Range:
         boundary: the boundary of f∘g around the clean latents.
     """
 
-    def __init__(self, generator: Guarded, boundary: Boundary):
+    def __init__(self, generator: Guarded, boundary: Boundary) -> None:
         self.generator, self.boundary = generator, boundary
         self.target = generator.of(boundary.clean, boundary.rows).flatten(1)
 
@@ -91,7 +91,9 @@ def search(surface: Range, start: Tensor, metrics: int, pool: Pool | None) -> Te
 
 def _leap(surface: Range, best: Tensor, distance: Tensor, leaps: int) -> tuple[Tensor, Tensor]:
     boundary = surface.boundary
-    metric = at_clean = surface.metric(boundary.clean, boundary.every) if leaps else None
+    if not leaps:
+        return best, distance
+    metric = at_clean = surface.metric(boundary.clean, boundary.every)
     for damping in _DAMPING[:leaps]:
         if damping < _DAMPING[0]:
             metric = (at_clean + surface.metric(best, boundary.every)) / 2
@@ -144,7 +146,9 @@ def _nearest(points: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     return points[torch.arange(len(points), device=points.device), winner], distance
 
 
-def _step(surface: Range, index: Tensor, point: Tensor, distance: Tensor, damping: Tensor):
+def _step(
+    surface: Range, index: Tensor, point: Tensor, distance: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Two Levenberg-Marquardt steps in one metric: the image distance falls on the linearised boundary of f∘g.
 
     A Newton correction brings each step back over the boundary; one that does not come nearer is not taken.
@@ -177,13 +181,13 @@ def _finite(point: Tensor, other: Tensor) -> Tensor:
     return torch.where(point.isfinite().all(1, keepdim=True), point, other)
 
 
-def _damped(metric: Tensor, damping) -> Tensor:
+def _damped(metric: Tensor, damping: Tensor | float) -> Tensor:
     """The metrics (n, d, d) plus `damping`, a number or (n,), times their mean eigenvalues: JᵀJ may be singular."""
     mean = metric.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(metric.dtype).tiny)
     return metric + torch.diag_embed((damping * mean)[:, None].expand(-1, metric.shape[1]))
 
 
-def prior_pool(generator: Guarded, composed: Guarded, z: Tensor, max_norm, seed: int) -> Pool:
+def prior_pool(generator: Guarded, composed: Guarded, z: Tensor, max_norm: float | None, seed: int) -> Pool:
     """Samples of the prior, two thirds of them twice and three times as far out; the same for every row."""
     count = POOL if z.shape[1] > 8 else _DENSE_POOL
     draws = torch.Generator("cpu").manual_seed(seed)
@@ -209,13 +213,15 @@ def _starts(surface: Range, pool: Pool) -> tuple[Tensor, Tensor]:
     """
     boundary, rows = surface.boundary, surface.boundary.rows
     z, every = boundary.clean, boundary.every
-    if pool.images is None:
-        labels, distance = pool.labels[rows], pool.distances[rows]
-    else:
+    if pool.images is not None:
         labels = pool.labels.expand(len(z), -1)
         distance = torch.cdist(surface.target, pool.images, compute_mode="donot_use_mm_for_euclid_dist")
+    else:
+        assert pool.distances is not None  # a pool has the one or the other
+        labels, distance = pool.labels[rows], pool.distances[rows]
     distance = distance.masked_fill(labels == boundary.y[:, None], torch.inf)
-    picks, crowded = [], torch.zeros_like(distance, dtype=torch.bool)
+    picks: list[Tensor] = []
+    crowded = torch.zeros_like(distance, dtype=torch.bool)
     for number in range(_STARTS):
         # The nearest, the nearest of another label than that, and then what lies elsewhere than all before.
         apart = labels == labels[every, picks[0], None] if number == 1 else crowded

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from companion import _validation as check
 from companion._calls import guarded
+from companion._types import Box, Model, Numbers
 from companion.attacks.margin import checked, misclassified, require_gradient
 from companion.attacks.sign import reached
 
@@ -15,11 +16,11 @@ _TABLE = 2**24
 
 
 def jsma(
-    classifier,
-    x,
-    y,
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
     *,
-    bounds,
+    bounds: Box | None,
     theta: float | None = None,
     max_fraction: float = 0.145,
     targeted: bool = False,
@@ -62,7 +63,15 @@ def jsma(
         return _search(classifier, x, y, theta, max_fraction, (low, high), targeted)
 
 
-def _search(classifier, x, y, theta, max_fraction, bounds, targeted) -> Tensor:
+def _search(
+    classifier: Model,
+    x: Tensor,
+    y: Tensor,
+    theta: float,
+    max_fraction: float,
+    bounds: tuple[float, float],
+    targeted: bool,
+) -> Tensor:
     (low, high), result = bounds, x.clone()
     rows = torch.nonzero(~(misclassified(classifier, x, y) ^ bool(targeted)))[:, 0]
     if not len(rows):
@@ -131,7 +140,7 @@ def best_pair(rise: Tensor, fall: Tensor, room: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat(pairs), torch.cat(found)
 
 
-def _forward_derivative(classifier, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_derivative(classifier: Model, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The derivatives (n, pixels) of the target's logit, and of the sum of the other logits with the sign turned."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -140,9 +149,10 @@ def _forward_derivative(classifier, x: Tensor, target: Tensor) -> tuple[Tensor, 
         wanted = logits.gather(1, target[:, None])[:, 0]
         (own,) = torch.autograd.grad(wanted.sum(), x, retain_graph=True)
         (others,) = torch.autograd.grad((logits.sum(1) - wanted).sum(), x)
-    return tuple(part.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).flatten(1) for part in (own, -others))
+    rise, fall = (part.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).flatten(1) for part in (own, -others))
+    return rise, fall
 
 
-def _runner_up(classifier, x: Tensor, y: Tensor) -> Tensor:
+def _runner_up(classifier: Model, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         return classifier(x).scatter(1, y[:, None], -torch.inf).argmax(1)

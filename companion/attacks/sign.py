@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,21 +11,22 @@ from torch.nn import functional as F
 
 from companion import _validation as check
 from companion._calls import guarded
+from companion._types import Box, Model, Numbers
 from companion.attacks.margin import checked, margin, misclassified, require_gradient, slack
 
 NORMS = ("linf", "l2")
 
 
 def fgsm(
-    classifier,
-    x,
-    y,
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
     *,
     eps: float,
     steps: int = 1,
     step_size: float | None = None,
     norm: str = "linf",
-    bounds=None,
+    bounds: Box | None = None,
     targeted: bool = False,
     keep_failed: bool = False,
 ) -> Tensor:
@@ -56,16 +58,16 @@ def fgsm(
 
 
 def mi_fgsm(
-    classifier,
-    x,
-    y,
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
     *,
     eps: float,
     steps: int = 10,
     step_size: float | None = None,
     decay: float = 1.0,
     norm: str = "linf",
-    bounds=None,
+    bounds: Box | None = None,
     targeted: bool = False,
     keep_failed: bool = False,
 ) -> Tensor:
@@ -88,7 +90,7 @@ def mi_fgsm(
     return _climb(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targeted, keep_failed)
 
 
-def logit_ensemble(classifiers, *, weights=None):
+def logit_ensemble(classifiers: Sequence[Model], *, weights: Sequence[float] | None = None) -> Model:
     """The classifier whose logits are the weighted mean of the logits of `classifiers`.
 
     Args:
@@ -110,12 +112,13 @@ def logit_ensemble(classifiers, *, weights=None):
     return functools.partial(_weighted_logits, classifiers, weights)
 
 
-def _weighted_logits(classifiers: list, weights: list[float], x: Tensor) -> Tensor:
+def _weighted_logits(classifiers: Sequence[Model], weights: list[float], x: Tensor) -> Tensor:
     # Copies: each of the classifiers may work in place.
-    return sum(weight * classifier(x.clone()) for weight, classifier in zip(weights, classifiers, strict=True))
+    parts = (weight * classifier(x.clone()) for weight, classifier in zip(weights, classifiers, strict=True))
+    return sum(parts, start=torch.zeros(()).to(x))
 
 
-def loss_gradient(classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def loss_gradient(classifier: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The logits (n, K), and the gradient of every row's cross-entropy, shaped like `x`; 0 where it is not finite."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -139,7 +142,19 @@ def direction(gradient: Tensor, norm: str) -> Tensor:
     return gradient / _per_row(gradient.flatten(1).norm(dim=1), gradient)
 
 
-def _climb(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targeted, keep_failed) -> Tensor:
+def _climb(
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
+    eps: float,
+    steps: int,
+    step_size: float | None,
+    decay: float,
+    norm: str,
+    bounds: Box | None,
+    targeted: bool,
+    keep_failed: bool,
+) -> Tensor:
     x, y, bounds = checked(classifier, x, y, bounds)
     eps, steps = check.positive("eps", eps), check.integer("steps", steps, minimum=1)
     step_size = eps / steps if step_size is None else check.positive("step_size", step_size)
@@ -149,7 +164,19 @@ def _climb(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targete
         return _steps(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targeted, keep_failed)
 
 
-def _steps(classifier, x, y, eps, steps, step_size, decay, norm, bounds, targeted, keep_failed) -> Tensor:
+def _steps(
+    classifier: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    steps: int,
+    step_size: float,
+    decay: float,
+    norm: str,
+    bounds: tuple[float, float] | None,
+    targeted: bool,
+    keep_failed: bool,
+) -> Tensor:
     result = x.clone()
     done = misclassified(classifier, x, y) ^ bool(targeted)
     rows = torch.nonzero(torch.ones_like(done) if keep_failed else ~done)[:, 0]

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from companion.attacks.boundary import Boundary, Found
+
+# A search that spends at most the given number of gradients a row, and returns how many it spent.
+Stage: TypeAlias = Callable[[Boundary, Found, int], int]
 
 
 def opening(boundary: Boundary, found: Found, left: int) -> int:
@@ -24,7 +29,7 @@ def opening(boundary: Boundary, found: Found, left: int) -> int:
     return 1
 
 
-def race(rivals: int, *plan: tuple[int, int]):
+def race(rivals: int, *plan: tuple[int, int]) -> Stage:
     """The boundaries to the likeliest classes are followed side by side, and the farther ones given up.
 
     Which class is nearest is not known beforehand, and which has the largest logit says little. Each lap projects the
@@ -87,11 +92,11 @@ def _look_at(boundary: Boundary, found: Found, target: Tensor, left: int) -> int
     return max(0, wanted - known)
 
 
-def follow(laps: int):
+def follow(laps: int) -> Stage:
     """From the best point: projections of the clean one on the average of the linearisations met."""
 
     def stage(boundary: Boundary, found: Found, left: int) -> int:
-        point, normal, level = found.point, 0.0, 0.0
+        point, normal, level = found.point, found.point.new_zeros(()), found.point.new_zeros(())
         for lap in range(min(laps, left)):
             height, over, gradient, _ = boundary.gradient(point, boundary.every)
             found.offer(point, over)
@@ -105,7 +110,7 @@ def follow(laps: int):
     return stage
 
 
-def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
+def corner(laps: int, *, noise: float = 0.0, seed: int = 0) -> Stage:
     """From the best point: projections of the clean one on the last linearisations met, all of them at once.
 
     The nearest point of a network of linear pieces often lies where some of them meet. It begins at the best point,
@@ -135,14 +140,24 @@ def corner(laps: int, *, noise: float = 0.0, seed: int = 0):
     return stage
 
 
-def nearest(origin: Tensor, normals: Tensor, levels: Tensor, weights: list[Tensor], bounds, sweeps: int = 6) -> Tensor:
+def nearest(
+    origin: Tensor,
+    normals: Tensor,
+    levels: Tensor,
+    weights: list[Tensor],
+    bounds: tuple[float, float] | None,
+    sweeps: int = 6,
+) -> Tensor:
     """The nearest points (n, m) to `origin` in the box with ⟨normal_j, p⟩ ≥ level_j for normals (n, s, m).
 
     Newton's ascent on the dual, one multiplier after the other. It begins at the `weights`, s of (n,), and leaves those
     of its end there.
     """
     normal, level = normals.unbind(1), levels.unbind(1)
-    clip = (lambda points: points) if bounds is None else (lambda points: points.clamp(*bounds))
+
+    def clip(points: Tensor) -> Tensor:
+        return points if bounds is None else points.clamp(*bounds)
+
     for j in list(range(len(weights))) * sweeps:
         point = origin + (torch.stack(weights, 1)[:, None] @ normals)[:, 0]
         inside = clip(point)
@@ -153,7 +168,7 @@ def nearest(origin: Tensor, normals: Tensor, levels: Tensor, weights: list[Tenso
     return clip(origin + (torch.stack(weights, 1)[:, None] @ normals)[:, 0])
 
 
-def explore(laps: int, *, noise: float = 0.0, seed: int = 0):
+def explore(laps: int, *, noise: float = 0.0, seed: int = 0) -> Stage:
     """Normalised gradient steps on a sphere whose radius shrinks while the point is fooled and grows while it is not.
 
     It begins at the best point, moved by `noise` times its distance in a random direction, and leaves poor minima.
@@ -180,7 +195,7 @@ def explore(laps: int, *, noise: float = 0.0, seed: int = 0):
     return stage
 
 
-def scatter(count: int, keep: int, *, seed: int):
+def scatter(count: int, keep: int, *, seed: int) -> Stage:
     """Points all over the ball in which a nearer one must lie; from the most promising, the boundaries nearby.
 
     In few dimensions a handful of points sees what no gradient at the clean point tells of.
@@ -209,7 +224,7 @@ def scatter(count: int, keep: int, *, seed: int):
     return stage
 
 
-def around(count: int, *, seed: int):
+def around(count: int, *, seed: int) -> Stage:
     """Points a little nearer than the best one, in directions near to its own and farther and farther from it.
 
     It takes no gradient: where linear pieces meet, no single one says where the boundary comes nearer.
@@ -280,7 +295,7 @@ def aimed(boundary: Boundary, normal: Tensor, level: Tensor, beyond: float = 1e-
     return torch.where(point.isfinite().all(2, keepdim=True), point, clean)
 
 
-def project(x: Tensor, normal: Tensor, level: Tensor, bounds) -> Tensor:
+def project(x: Tensor, normal: Tensor, level: Tensor, bounds: tuple[float, float] | None) -> Tensor:
     """The nearest point to `x` in the box with ⟨normal, p⟩ ≥ level: clip(x + λ normal) for the least such λ ≥ 0."""
     missing = (level - (normal * x).sum(1)).clamp(min=0)
     step = missing / normal.square().sum(1)

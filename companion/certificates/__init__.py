@@ -7,9 +7,10 @@ says, is refused. `network` multiplies norms, `semidefinite` does better with mu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from companion import _validation as check
 from companion.certificates.layers import input_dimensions
@@ -21,7 +22,13 @@ from companion.smoothness import Lipschitz
 __all__ = ["certified_lipschitz", "fit_multipliers", "load_multipliers"]
 
 
-def certified_lipschitz(network: nn.Module, input_shape, *, multipliers=None, largest_matrix: int = 2**24) -> Lipschitz:
+def certified_lipschitz(
+    network: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    multipliers: Sequence[Tensor] | None = None,
+    largest_matrix: int = 2**24,
+) -> Lipschitz:
     """A certified Lipschitz constant of a feed-forward network: the product of its layers' operator norms.
 
     Neighbouring affine layers (linear, convolution, batch norm in evaluation mode, reshaping, average pooling,
@@ -59,7 +66,9 @@ def certified_lipschitz(network: nn.Module, input_shape, *, multipliers=None, la
         return _certified(network, input_shape, multipliers, largest_matrix)
 
 
-def _certified(network, input_shape, multipliers, largest_matrix) -> Lipschitz:
+def _certified(
+    network: nn.Module, input_shape: Sequence[int], multipliers: Sequence[Tensor] | None, largest_matrix: int
+) -> Lipschitz:
     check.network("network", network)
     if not isinstance(network, nn.Module):
         raise ValueError(f"network must be an nn.Sequential of feed-forward layers, got {type(network).__name__}")

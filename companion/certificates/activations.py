@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from companion.certificates import rounding
-from companion.certificates.layers import Bounded, Elementwise, Shape, ranked, refuse, weights
+from companion.certificates.layers import Bounded, Elementwise, Shape, Table, ranked, refuse, weight
 from companion.models.architectures import MaxMin
 
 # Smallest and largest slope. GELU's are 1 − s and s = Φ(√2) + √2 φ(√2) = 1.128904145..., SiLU's 1.0998393201...
@@ -45,7 +45,7 @@ def _leaky_relu(layer: nn.LeakyReLU, shape: Shape) -> Elementwise:
 
 
 def _prelu(layer: nn.PReLU, shape: Shape) -> Elementwise:
-    slopes = weights(layer, "weight")
+    slopes = weight(layer, "weight")
     return Elementwise(shape, min(slopes.min().item(), 1.0), max(slopes.max().item(), 1.0))
 
 
@@ -97,7 +97,7 @@ def _max_pool(layer: nn.MaxPool1d | nn.MaxPool2d, shape: Shape) -> Bounded:
         starts = torch.arange(output.shape[axis + 1])[:, None] * stride - padding
         touched = (starts + torch.arange(size) * dilation).flatten()
         inside = touched[(touched >= 0) & (touched < shape[axis])]
-        windows *= torch.bincount(inside).max().item()
+        windows *= int(torch.bincount(inside).max())
     constant = 1.0 if windows == 1 else rounding.root(windows)
     return Bounded(shape, tuple(output.shape[1:]), constant, str(layer))
 
@@ -107,7 +107,7 @@ def _maxmin(layer: MaxMin, shape: Shape) -> Bounded:
     return Bounded(shape, tuple(layer(torch.zeros(1, *shape)).shape[1:]), 1.0, str(layer))
 
 
-TABLE = {kind: _fixed for kind in _SLOPES} | {
+TABLE: Table = {kind: _fixed for kind in _SLOPES} | {
     MaxMin: _maxmin,
     nn.GELU: _gelu,
     nn.LeakyReLU: _leaky_relu,

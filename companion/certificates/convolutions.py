@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from companion.certificates import rounding
-from companion.certificates.layers import Affine, Shape, ranked, refuse, weights
+from companion.certificates.layers import Affine, Shape, Table, ranked, refuse, weight, weights
 
-_CONVOLVE = {1: F.conv1d, 2: F.conv2d}
-_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
+_CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d}
+_TRANSPOSE: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
+_Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
 
 
 def _convolution(layer: nn.Conv1d | nn.Conv2d, shape: Shape) -> Affine:
@@ -20,7 +22,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, shape: Shape) -> Affine:
     ranked(layer, shape, len(layer.kernel_size) + 1)
     if layer.padding_mode not in ("zeros", "reflect", "replicate", "circular"):
         raise refuse("pad convolutions by zeros, reflect, replicate or circular", layer)
-    return _convolving(layer, weights(layer, "weight"), shape, roundings=0)
+    return _convolving(layer, weight(layer, "weight"), shape, roundings=0)
 
 
 def _convolving(layer: nn.Conv1d | nn.Conv2d, kernel: Tensor, shape: Shape, roundings: int) -> Affine:
@@ -50,10 +52,12 @@ def _transposed(layer: nn.ConvTranspose1d | nn.ConvTranspose2d, shape: Shape) ->
     ranked(layer, shape, len(layer.kernel_size) + 1)
     if layer.padding_mode != "zeros":
         raise refuse("pad transposed convolutions by zeros", layer)
-    return _transposing(layer, weights(layer, "weight"), shape, roundings=0)
+    return _transposing(layer, weight(layer, "weight"), shape, roundings=0)
 
 
-def _transposing(layer, kernel: Tensor, shape: Shape, roundings: int) -> Affine:
+def _transposing(
+    layer: nn.ConvTranspose1d | nn.ConvTranspose2d, kernel: Tensor, shape: Shape, roundings: int
+) -> Affine:
     """The adjoint of a convolution, whose rows are our input channels: the norms are equal."""
     transpose = _TRANSPOSE[kernel.ndim - 2]
 
@@ -89,11 +93,11 @@ def _padding_norm(layer: nn.Conv1d | nn.Conv2d, shape: Shape, out: Shape) -> flo
             continue
         pixels = torch.arange(side, dtype=torch.float64)[None, None]
         padded = F.pad(pixels, pads[first : first + 2], mode=layer.padding_mode)
-        copies *= torch.bincount(padded.flatten().long()).max().item()
+        copies *= int(torch.bincount(padded.flatten().long()).max())
     return 1.0 if copies == 1 else rounding.root(copies)
 
 
-def _norm(groups: tuple[Tensor, ...], layer: nn.Module, roundings: int) -> float:
+def _norm(groups: tuple[Tensor, ...], layer: _Convolution, roundings: int) -> float:
     return max(_symbol_supremum(_dilate(group, layer.dilation), layer.stride, roundings) for group in groups)
 
 
@@ -181,7 +185,7 @@ def _guess(grams: Tensor) -> float:
     return torch.linalg.eigvalsh(grams[likely])[:, -1].max().item()
 
 
-TABLE = {
+TABLE: Table = {
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.ConvTranspose1d: _transposed,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Affine:
     rescaled: Callable[[Tensor], Affine] | None = None
     out: Shape = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.out = tuple(self.apply(torch.zeros(1, *self.shape, dtype=torch.float64)).shape[1:])
 
 
@@ -75,13 +76,26 @@ class Sum:
 
     shape: Shape
     out: Shape
-    body: list
-    shortcut: list
+    body: list[Part]
+    shortcut: list[Part]
 
 
-def refuse(requirement: str, layer: nn.Module) -> ValueError:
+Part = Affine | Elementwise | Bounded | Sum
+# From the exact type of a layer to what reads it.
+Table = dict[type[nn.Module], Callable[[Any, Shape], Part]]
+
+
+def refuse(requirement: str, layer: nn.Module | str) -> ValueError:
     """The error to raise: what the network must do, and the layer that does not."""
     return ValueError(f"network must {requirement}, got {layer}")
+
+
+def weight(layer: nn.Module, name: str) -> Tensor:
+    """`weights` of a layer that has them."""
+    found = weights(layer, name)
+    if found is None:
+        raise refuse(f"have its {name}", layer)
+    return found
 
 
 def weights(layer: nn.Module, name: str) -> Tensor | None:
@@ -106,7 +120,7 @@ def ranked(layer: nn.Module, shape: Shape, *ranks: int) -> None:
         raise refuse(f"give {type(layer).__name__} inputs of {wanted} dimensions beside the batch, not {shape}", layer)
 
 
-def input_dimensions(input_shape) -> Shape:
+def input_dimensions(input_shape: Sequence[int]) -> Shape:
     """`input_shape` as a tuple of positive integers."""
     sides = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
     if not sides:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import vjp
 from torch.nn import functional as F
 
 from companion.certificates import rounding
-from companion.certificates.layers import Affine, Shape, ranked, refuse, weights
+from companion.certificates.layers import Affine, Shape, Table, ranked, refuse, weight, weights
 from companion.models.architectures import Centre
 
 
 def _linear(layer: nn.Linear, shape: Shape) -> Affine:
     weights(layer, "bias")
-    return _matrix(weights(layer, "weight"), shape, roundings=0)
+    return _matrix(weight(layer, "weight"), shape, roundings=0)
 
 
 def _matrix(matrix: Tensor, shape: Shape, roundings: int) -> Affine:
@@ -81,7 +83,8 @@ def _same_sign(layer: nn.Module, shape: Shape) -> Affine:
     """A map whose entries all have one sign: √(‖A‖₁ ‖A‖_∞), its largest column sum and its largest row sum."""
 
     def norm() -> float:
-        rows, pull_back = vjp(layer.forward, torch.ones(1, *shape, dtype=torch.float64))
+        found: Any = vjp(layer.forward, torch.ones(1, *shape, dtype=torch.float64))
+        rows, pull_back = found
         (columns,) = pull_back(torch.ones_like(rows))
         square = rows.abs().max().item() * columns.abs().max().item()
         return rounding.root(square * (1 + 4 * rounding.gamma(roundings)))
@@ -93,7 +96,7 @@ def _same_sign(layer: nn.Module, shape: Shape) -> Affine:
     return Affine(shape, layer.forward, lambda x: layer.forward(x).abs(), norm, roundings=roundings)
 
 
-TABLE = {
+TABLE: Table = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from companion.certificates import activations, convolutions, linear, rounding
-from companion.certificates.layers import Affine, Bounded, Elementwise, Shape, Sum, refuse
+from companion.certificates.layers import Affine, Part, Shape, Sum, refuse
 from companion.models.architectures import Generator, Residual
 
-Part = Affine | Elementwise | Bounded | Sum
 # From the exact type of a layer to what is known about it. A subclass may do anything in its forward.
 _TABLE = activations.TABLE | linear.TABLE | convolutions.TABLE
 _CHAINS = (nn.Sequential, Generator)
@@ -48,7 +47,8 @@ def _plain(module: nn.Module) -> None:
 def _collect(module: nn.Module, shape: Shape, found: list[Part], inside: bool) -> Shape:
     """Append the parts of `module`; `inside` a Residual nothing may overwrite its input. Returns the output's shape."""
     _plain(module)
-    if type(module) in _CHAINS:
+    part: Part
+    if isinstance(module, nn.Sequential) and type(module) in _CHAINS:
         for child in module:
             shape = _collect(child, shape, found, inside)
         return shape
@@ -72,7 +72,8 @@ def _collect(module: nn.Module, shape: Shape, found: list[Part], inside: bool) -
 
 
 def _residual(module: Residual, shape: Shape) -> Sum:
-    body, shortcut = [], []
+    body: list[Part] = []
+    shortcut: list[Part] = []
     outputs = [_collect(module.body, shape, body, True), _collect(module.shortcut, shape, shortcut, True)]
     if outputs[0] != outputs[1]:
         raise refuse(f"add outputs of the same shape in a Residual, not {outputs[0]} and {outputs[1]}", module)
@@ -97,9 +98,9 @@ def product_bound(found: list[Part], largest_matrix: int) -> float:
     return constant
 
 
-def pieces(found: list[Part]) -> list[list[Affine] | Elementwise | Bounded | Sum]:
+def pieces(found: list[Part]) -> list[Any]:
     """The parts, runs of affine ones gathered in lists; a list stands before, between and behind all others."""
-    gathered: list = [[]]
+    gathered: list[Any] = [[]]
     for part in found:
         if isinstance(part, Affine):
             gathered[-1].append(part)
@@ -108,7 +109,7 @@ def pieces(found: list[Part]) -> list[list[Affine] | Elementwise | Bounded | Sum
     return gathered
 
 
-def _constant(piece, largest_matrix: int) -> float:
+def _constant(piece: Any, largest_matrix: int) -> float:
     if isinstance(piece, list):
         return _run_norm(piece, largest_matrix)
     if isinstance(piece, Sum):

@@ -87,7 +87,7 @@ def spectral_norm(matrix: Tensor, majorant: Tensor | None = None, roundings: int
     c² I − AᵀA ⪰ 0 is proved by `positive`; the smaller of AᵀA and AAᵀ is formed, with an error of at most
     γ_m ‖|A|ᵀ|A|‖₂ ≤ γ_m ‖A‖_F². What rounding has left out of `matrix` has norm at most √(‖·‖₁ ‖·‖_∞).
     """
-    if roundings and majorant.any():
+    if roundings and majorant is not None and majorant.any():
         scaled_majorant, exponent = scaled(majorant)
         sums = scaled_majorant.sum(0).max().item() * scaled_majorant.sum(1).max().item()
         missing = math.ldexp(2 * gamma(roundings) * math.sqrt(sums), exponent)

@@ -15,6 +15,7 @@ Source: Fazlyab et al. (2019), with one multiplier a neuron.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 
 from companion import _validation as check
 from companion.certificates import rounding
-from companion.certificates.layers import Elementwise, input_dimensions
-from companion.certificates.network import Dense, Part, dense, parts, pieces
+from companion.certificates.layers import Elementwise, Part, input_dimensions
+from companion.certificates.network import Dense, dense, parts, pieces
 
 
 class _Chain(NamedTuple):
@@ -39,7 +40,7 @@ class _Chain(NamedTuple):
         return [len(matrix.matrix) for matrix in self.matrices[:-1]]
 
 
-def semidefinite_bound(found: list[Part], multipliers) -> float:
+def semidefinite_bound(found: list[Part], multipliers: Sequence[Tensor]) -> float:
     """The smallest L that the multipliers prove, rounded up, times the largest slope of an activation at the end.
 
     Args:
@@ -68,7 +69,7 @@ def semidefinite_bound(found: list[Part], multipliers) -> float:
         raise ValueError(f"multipliers must leave room for rounding: {reason}") from reason
 
 
-def fit_multipliers(network: nn.Module, input_shape, *, gap: float = 1e-5) -> list[Tensor]:
+def fit_multipliers(network: nn.Module, input_shape: Sequence[int], *, gap: float = 1e-5) -> list[Tensor]:
     """Multipliers for `certified_lipschitz` that are nearly the best; seconds for a few hundred neurons.
 
     A primal-dual interior-point method for the smallest L² that leaves the form positive.
@@ -127,7 +128,7 @@ def _chain(found: list[Part]) -> _Chain:
     return _Chain([dense(run) for run in runs], slopes, last)
 
 
-def _checked(multipliers, links: _Chain) -> Tensor:
+def _checked(multipliers: Sequence[Tensor], links: _Chain) -> Tensor:
     """All multipliers in one float64 tensor on the CPU."""
     given = [check.tensor("multipliers", part).detach().to("cpu", torch.float64) for part in multipliers]
     if [tuple(part.shape) for part in given] != [(count,) for count in links.units]:
@@ -187,7 +188,7 @@ def _schur(form: Tensor, d: int) -> float:
 
 def _start(links: _Chain) -> Tensor:
     """An x = (L², t) with a positive form, from ‖A (m v + r u)‖² ≤ 2 ‖A‖² (m² ‖v‖² + r² ‖u‖²) layer by layer."""
-    t = []
+    t: list[Tensor] = []
     norms = [torch.linalg.matrix_norm(matrix.matrix, 2).item() ** 2 for matrix in links.matrices]
     needed = 1.01 * norms[-1]
     for square, (middle, half), count in zip(norms[-2::-1], links.slopes[::-1], links.units[::-1], strict=True):

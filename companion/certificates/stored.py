@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import Tensor
 
-from companion import _shipped
+from companion import _registry
 
 FOLDER = Path(__file__).parent / "multipliers"
 
@@ -25,12 +24,10 @@ def load_multipliers(name: str, *, folder: Path | str = FOLDER) -> list[Tensor]:
     Raises:
         ValueError: unknown name.
         FileNotFoundError: the file is missing.
-        RuntimeError: the file is not the one the registry describes.
+        RuntimeError: the file is not the one the registry describes, or lies outside of its folder.
     """
-    registry = json.loads((Path(folder) / "registry.json").read_text(encoding="utf-8"))
+    registry = _registry.entries(Path(folder))
     if name not in registry:
         raise ValueError(f"name must be one of {', '.join(sorted(registry))}, got {name!r}")
-    entry = registry[name]
-    remedy = f"reinstall the package, or make them again: {entry['recipe']}"
-    stored = _shipped.read(Path(folder) / entry["file"], entry["sha256"], what=f"multipliers of {name}", remedy=remedy)
+    stored = _registry.tensors(Path(folder), name, f"multipliers of {name}")
     return [stored[key] for key in sorted(stored)]

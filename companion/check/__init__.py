@@ -51,19 +51,20 @@ class Row(NamedTuple):
         return not self.error and self.difference <= self.tolerance
 
 
-def usable(device: str | torch.device) -> torch.device:
-    """The device, if this PyTorch can compute in float64 on it.
+def usable(device: str | torch.device, dtype: torch.dtype = torch.float64) -> torch.device:
+    """The device, if this PyTorch can compute in `dtype` on it.
 
     Raises:
         ValueError: if not, with PyTorch's reason.
     """
     try:
-        if torch.ones(2, dtype=torch.float64, device=device).sum().item() == 2:
+        if torch.ones(2, dtype=dtype, device=device).sum().item() == 2:
             return torch.device(device)
         reason = "1 + 1 is not 2 there"
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-    raise ValueError(f"device must be one that this PyTorch computes in float64 on, got {str(device)!r}: {reason}")
+    name = str(dtype).removeprefix("torch.")
+    raise ValueError(f"device must be one that this PyTorch computes in {name} on, got {str(device)!r}: {reason}")
 
 
 def run(device: str | torch.device = "cpu", *, samples: int = 16) -> Iterator[Row]:

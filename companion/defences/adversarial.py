@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +11,22 @@ from torch.nn import functional as F
 
 from companion import _validation as check
 from companion._fit import Plain, fit
+from companion._types import Box, Model, Numbers
 from companion.attacks.sign import loss_gradient
 from companion.defences.distillation import batch
 
 
 def ensemble_adversarial_training(
     network: nn.Module,
-    static: Sequence,
-    images,
-    labels,
+    static: Sequence[Model],
+    images: Numbers,
+    labels: Numbers,
     *,
     eps: float,
-    bounds=(0.0, 1.0),
+    bounds: Box | None = (0.0, 1.0),
     steps: int = 2_000,
     batch_size: int = 64,
-    augment=None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> nn.Module:
@@ -60,7 +62,15 @@ def ensemble_adversarial_training(
     return fit(network, loss, len(images), run, steps=steps, batch_size=batch_size)
 
 
-def adversarial_loss(images: Tensor, labels: Tensor, static: Sequence, eps: float, bounds, run, augment=None):
+def adversarial_loss(
+    images: Tensor,
+    labels: Tensor,
+    static: Sequence[Model],
+    eps: float,
+    bounds: tuple[float, float] | None,
+    run: Any,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> Callable[[nn.Module, Tensor], Tensor]:
     """The loss for `_fit.fit`: the mean of the cross-entropies of a batch and of its FGSM perturbation.
 
     The source of the perturbation follows from the random numbers, so that a run goes on as it would have.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from companion import _validation as check
+from companion._types import Box, Model, Numbers
 from companion.attacks.margin import checked, misclassified
 from companion.attacks.sign import fgsm, loss_gradient
 
@@ -35,14 +36,14 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(
-    classifier,
-    x,
-    y,
+    classifier: Model,
+    x: Numbers,
+    y: Numbers,
     *,
     eps: float,
-    bounds,
+    bounds: Box | None,
     black_box: Mapping[str, Tensor] | None = None,
-    answer=None,
+    answer: Model | None = None,
     steps: int = 20,
     samples: int = 200,
     tolerance: float = 0.02,
@@ -100,7 +101,7 @@ def diagnose(
             return answer(image.clone()).argmax(1) != y
 
     # Every point is tried on what is deployed, also where the function that offers the gradient was not fooled.
-    options = dict(bounds=bounds, keep_failed=True)
+    options: dict[str, Any] = dict(bounds=bounds, keep_failed=True)
     single = fools(fgsm(classifier, x, y, eps=eps, **options))
     iterated = fools(fgsm(classifier, x, y, eps=eps, steps=steps, **options))
     span = bounds[1] - bounds[0]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from companion import _validation as check
 from companion._fit import Plain, fit
+from companion._types import Model, Numbers
 
 
 def distill(
     network: nn.Module,
-    images,
-    labels,
+    images: Numbers,
+    labels: Numbers,
     *,
     temperature: float = 20.0,
     steps: int = 2_000,
     batch_size: int = 64,
-    augment=None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> nn.Module:
@@ -55,7 +59,13 @@ def distill(
     return fit(network, teacher_loss(images, teacher, temperature, run, augment), len(images), run, **options)
 
 
-def label_loss(images: Tensor, labels: Tensor, temperature: float, run, augment=None):
+def label_loss(
+    images: Tensor,
+    labels: Tensor,
+    temperature: float,
+    run: Any,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> Callable[[nn.Module, Tensor], Tensor]:
     """The loss of the teacher for `_fit.fit`: cross-entropy of logits / temperature with the labels."""
 
     def loss(network: nn.Module, chosen: Tensor) -> Tensor:
@@ -65,7 +75,13 @@ def label_loss(images: Tensor, labels: Tensor, temperature: float, run, augment=
     return loss
 
 
-def teacher_loss(images: Tensor, teacher, temperature: float, run, augment=None):
+def teacher_loss(
+    images: Tensor,
+    teacher: Model,
+    temperature: float,
+    run: Any,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> Callable[[nn.Module, Tensor], Tensor]:
     """The loss of the student for `_fit.fit`: cross-entropy with the teacher's probabilities, both softened."""
 
     def loss(network: nn.Module, chosen: Tensor) -> Tensor:
@@ -77,7 +93,9 @@ def teacher_loss(images: Tensor, teacher, temperature: float, run, augment=None)
     return loss
 
 
-def batch(images: Tensor, chosen: Tensor, run, augment=None) -> Tensor:
+def batch(
+    images: Tensor, chosen: Tensor, run: Any, augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+) -> Tensor:
     """The chosen images, augmented with the run's random numbers."""
     seen = images[chosen.to(images.device)]
     return seen if augment is None else augment(seen, run.random)

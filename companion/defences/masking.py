@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from companion import _validation as check
+from companion._types import Box, Model, Numbers
 
 
-def quantise(x, *, levels: int = 5, bounds=(0.0, 1.0)) -> Tensor:
+def quantise(x: Numbers, *, levels: int = 5, bounds: Box = (0.0, 1.0)) -> Tensor:
     """Round every pixel to the nearest of `levels` equally spaced values.
 
     Its derivative is zero almost everywhere, so `lambda x: f(quantise(x))` has no gradient to follow.
@@ -23,7 +22,10 @@ def quantise(x, *, levels: int = 5, bounds=(0.0, 1.0)) -> Tensor:
     Source: a pre-processing as in Guo et al. (2018), section 4 (bit-depth reduction).
     """
     x, levels = check.tensor("x", x), check.integer("levels", levels, minimum=2)
-    low, high = check.box("bounds", bounds, x[:0])
+    box = check.box("bounds", bounds, x[:0])
+    if box is None:
+        raise ValueError("bounds must be a pair (low, high), got None")
+    low, high = box
     scale = (levels - 1) / (high - low)
     return low + ((x - low) * scale).round() / scale
 
@@ -60,7 +62,7 @@ class RandomActivations:
         return x
 
 
-def bpda(forward: Callable, backward: Callable | None = None) -> Callable:
+def bpda(forward: Model, backward: Model | None = None) -> Model:
     """Backward pass differentiable approximation: `forward` going in, the gradient of `backward` coming back.
 
     Attack `lambda x: f(bpda(quantise)(x))` instead of `lambda x: f(quantise(x))`.
@@ -84,7 +86,7 @@ def bpda(forward: Callable, backward: Callable | None = None) -> Callable:
 class _PassedThrough:
     """What `bpda` returns."""
 
-    def __init__(self, forward: Callable, backward: Callable | None):
+    def __init__(self, forward: Model, backward: Model | None) -> None:
         self.forward, self.backward = forward, backward
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -98,7 +100,7 @@ class _PassedThrough:
         return value + (stand_in - stand_in.detach())
 
 
-def eot(classifier, *, draws: int = 32) -> Callable:
+def eot(classifier: Model, *, draws: int = 32) -> Model:
     """Expectation over transformation: the mean logits of `draws` calls of a random classifier.
 
     Its gradient is the mean gradient. That is what an attack on a random classifier should follow, and also what a
@@ -121,7 +123,7 @@ class _Averaged:
 
     averages_draws = True
 
-    def __init__(self, classifier, draws: int):
+    def __init__(self, classifier: Model, draws: int) -> None:
         self.classifier, self.draws = classifier, draws
 
     def __call__(self, x: Tensor) -> Tensor:

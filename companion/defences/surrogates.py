@@ -8,16 +8,17 @@ from torch.nn import functional as F
 
 from companion import _validation as check
 from companion._fit import Plain, fit
+from companion._types import Box, Model, Numbers
 
 
 def substitute(
     network: nn.Module,
-    victim,
-    seeds,
+    victim: Model,
+    seeds: Numbers,
     *,
     rounds: int = 6,
     step: float = 0.1,
-    bounds=(0.0, 1.0),
+    bounds: Box | None = (0.0, 1.0),
     steps: int = 500,
     batch_size: int = 64,
     seed: int = 0,
@@ -58,7 +59,7 @@ def substitute(
             moved = _jacobian_step(network, images, labels, step, bounds)
             images, labels = torch.cat([images, moved]), torch.cat([labels, _ask(victim, moved)])
 
-        def loss(pupil: nn.Module, chosen: Tensor, images=images, labels=labels) -> Tensor:
+        def loss(pupil: nn.Module, chosen: Tensor, images: Tensor = images, labels: Tensor = labels) -> Tensor:
             chosen = chosen.to(images.device)
             return F.cross_entropy(pupil(images[chosen]), labels[chosen])
 
@@ -66,12 +67,14 @@ def substitute(
     return network, len(images)
 
 
-def _ask(victim, images: Tensor) -> Tensor:
+def _ask(victim: Model, images: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([check.classify(victim, part.clone()).argmax(1) for part in images.split(512)])
 
 
-def _jacobian_step(network: nn.Module, images: Tensor, labels: Tensor, step: float, bounds) -> Tensor:
+def _jacobian_step(
+    network: nn.Module, images: Tensor, labels: Tensor, step: float, bounds: tuple[float, float] | None
+) -> Tensor:
     """The images, each moved by the sign of the derivative of the logit of its label."""
     points = images.clone().requires_grad_()
     with torch.enable_grad():

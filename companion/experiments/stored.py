@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
+import hashlib
+import io
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 import companion
+from companion import _files
 from companion.experiments.table import TABLES
 
 RESULTS = Path(companion.__file__).parent / "results"
@@ -60,6 +61,7 @@ def stored(data: str, *, folder: Path | str | None = None) -> Stored:
     Raises:
         ValueError: unknown `data`.
         FileNotFoundError: there is no such table; the message says how to make it.
+        RuntimeError: a file of it is not as it was written.
     """
     if data not in TABLES:
         raise ValueError(f"data must be one of {', '.join(TABLES)}, got {data!r}")
@@ -71,10 +73,16 @@ def stored(data: str, *, folder: Path | str | None = None) -> Stored:
             f"no table of {data} in {str(folder)!r}: {', '.join(missing)} missing; it is made by: "
             f"python -m companion train {data} --out DIR, then table {data} --weights DIR --out {folder}"
         )
+    remedy = "reinstall the package; in a folder of your own give the table command again, which writes it anew"
+    path = folder / "provenance.json"
+    provenance = _files.unseal(_files.read_json(path, remedy), path, remedy)
+    hashes = provenance.pop("sha256")
+    text = (folder / "table.csv").read_bytes()
+    if hashlib.sha256(text).hexdigest() != hashes["table.csv"]:
+        raise _files.Damaged(f"{folder / 'table.csv'} is damaged: {path} states another SHA-256; {remedy}")
     rows = {}
-    with (folder / "table.csv").open(encoding="utf-8", newline="") as lines:
-        for line in csv.DictReader(lines):
-            row = line.pop("")
-            rows[row] = {names.get(column, column): float(cell) if cell else None for column, cell in line.items()}
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    return Stored(rows, load_file(folder / "radii.safetensors"), provenance)
+    for line in csv.DictReader(io.StringIO(text.decode(), newline="")):
+        row = line.pop("")
+        rows[row] = {names.get(column, column): float(cell) if cell else None for column, cell in line.items()}
+    radii = folder / "radii.safetensors"
+    return Stored(rows, _files.read(radii, hashes[radii.name], what="the radii", remedy=remedy), provenance)

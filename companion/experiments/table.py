@@ -6,35 +6,35 @@ with the chunks that are missing and ends with the same files, and chunks may be
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
 import os
-import platform
-import subprocess
+import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-import companion
+from companion import _files, models, robustness
 from companion import _validation as check
 from companion import data as sets
-from companion import models, robustness
+from companion._chunked import Chunks, origin, origins
 from companion.certificates import certified_lipschitz
 from companion.experiments.report import COUNTED, REACHES, as_csv, as_markdown, summarise
 from companion.models import quality
 from companion.smoothness import local_modulus
-from companion.training.run import write
 
 TABLES = {
     "cifar10": {
@@ -104,6 +104,8 @@ def table(
         ValueError: unknown `data`; a network that is not in `weights`; `out` holds chunks of another plan (more
             `samples` are welcome: the chunks that are there count). Damaged weights and, with `root`, missing data are
             reported as by `models.load` and `companion.data`.
+        OSError: `out` cannot be written to (found out before the work), or a worker was ended from outside.
+        RuntimeError: a chunk in `out` is not as it was written.
     """
     if data not in TABLES:
         raise ValueError(f"data must be one of {', '.join(TABLES)}, got {data!r}")
@@ -119,13 +121,19 @@ def table(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     hashes = {name: card["sha256"] for name, card in cards.items()}
     plan = Plan(data=data, device=device, weights=hashes, torch=torch.__version__, **counts)
+    _files.ready(out, "chunks")
+    same = {name: value for name, value in asdict(plan).items() if name != "samples"}
+    store = Chunks(out / "chunks", same, origin())
     indices = range(math.ceil(plan.samples / plan.chunk))
-    missing = [index for index in indices if not _known(plan, out, index)]
-    for _ in tqdm(_measured(plan, weights, out, missing, workers), f"table {data}", len(missing), disable=not progress):
-        pass
-    chunks = [_read(out, index) for index in indices]
+    known = {index: store.read(index, _rows(plan, index)) for index in indices}
+    missing = [index for index in indices if known[index] is None]
+    with closing(_measured(plan, weights, store, missing, workers)) as work:
+        for _ in tqdm(work, f"table {data}", len(missing), disable=not progress):
+            pass
+    known |= {index: store.read(index, _rows(plan, index)) for index in missing}
+    chunks = [columns for columns, _ in known.values()]
     raw = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0] if not key.endswith("seconds")}
-    provenance = _provenance(plan, cards)
+    provenance = _provenance(plan, cards, origins(made for _, made in known.values()))
     errors = {kind: 1 - cards[f"{data}/{kind}"]["results"]["test_accuracy"] for kind in TABLES[data]}
     if root is not None:
         images = getattr(sets, data)(root=root)
@@ -133,13 +141,18 @@ def table(
         provenance["error_rates_measured_on"] = images.copy
     generator = models.load(f"{data}/generator", folder=weights)
     rows = summarise(raw, TABLES[data], errors, certified_lipschitz(generator, (generator.latent_dim,)))
-    write(out / "table.csv", as_csv(rows, TABLES[data]).encode())
-    write(out / "table.md", as_markdown(rows, TABLES[data], provenance).encode())
-    write(out / "radii.safetensors", save(raw, {"provenance": json.dumps(provenance, sort_keys=True)}))
+    files = {
+        "table.csv": as_csv(rows, TABLES[data]).encode(),
+        "table.md": as_markdown(rows, TABLES[data], provenance).encode(),
+        "radii.safetensors": save(raw, {"provenance": json.dumps(provenance, sort_keys=True)}),
+    }
+    for name, content in files.items():
+        _files.write(out / name, content)
     times = {key: sum(chunk[key].item() for chunk in chunks) for key in chunks[0] if key.endswith("seconds")}
     per_thousand = {key: 1000 * value / plan.samples for key, value in times.items()}
     provenance |= {"seconds_per_1000_images": per_thousand, "threads": torch.get_num_threads(), "workers": workers}
-    write(out / "provenance.json", (json.dumps(provenance, indent=2) + "\n").encode())
+    provenance["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    _files.write_json(out / "provenance.json", _files.seal(provenance), indent=2)
     return rows
 
 
@@ -149,8 +162,8 @@ def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
     n = _rows(plan, index)
     # The generator takes 32 bits: twelve for the seed, twenty for the chunk.
     draws = torch.Generator().manual_seed((plan.seed << 20) + index)
-    z, others = torch.randn((1 + COUNTED) * n, generator.latent_dim, generator=draws).to(plan.device).split(
-        [n, COUNTED * n]
+    z, others = (
+        torch.randn((1 + COUNTED) * n, generator.latent_dim, generator=draws).to(plan.device).split([n, COUNTED * n])
     )
     options = dict(steps=plan.steps, chunk_size=plan.chunk, return_witness=True)
     with torch.no_grad():
@@ -213,28 +226,10 @@ def _error(weights: Path, name: str, images: sets.Images) -> float:
     return 1 - quality.accuracy(models.load(name, folder=weights), images.test_images / 255, images.test_labels)
 
 
-def _file(out: Path, index: int) -> Path:
-    return out / "chunks" / f"{index:05d}.safetensors"
-
-
 @torch.no_grad()
 def _distance(generator, z: Tensor, x: Tensor) -> Tensor:
     """‖g(z) − x‖ for every row."""
     return (generator(z) - x).flatten(1).norm(dim=1)
-
-
-def _known(plan: Plan, out: Path, index: int) -> bool:
-    """Whether this chunk has been measured, all of it; by another plan it must not have been."""
-    if not _file(out, index).exists():
-        return False
-    with safe_open(_file(out, index), "pt") as file:
-        found, rows = json.loads(file.metadata()["plan"]), file.get_slice("latent_norm").get_shape()[0]
-    if found | {"samples": plan.samples} != asdict(plan):
-        raise ValueError(
-            f"out must not hold chunks of another plan: {_file(out, index)} is of {found}, asked for {asdict(plan)}; "
-            "delete them or choose another folder"
-        )
-    return rows == _rows(plan, index)
 
 
 def _rows(plan: Plan, index: int) -> int:
@@ -242,29 +237,48 @@ def _rows(plan: Plan, index: int) -> int:
     return min(plan.chunk, plan.samples - index * plan.chunk)
 
 
-def _read(out: Path, index: int) -> dict[str, Tensor]:
-    with safe_open(_file(out, index), "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}
+def _measure_and_write(plan: Plan, weights: Path, store: Chunks, index: int) -> None:
+    store.write(index, _rows(plan, index), measure(plan, weights, index))
 
 
-def _measure_and_write(plan: Plan, weights: Path, out: Path, index: int) -> None:
-    content = save(measure(plan, weights, index), {"plan": json.dumps(asdict(plan), sort_keys=True)})
-    write(_file(out, index), content)
-
-
-def _measured(plan: Plan, weights: Path, out: Path, indices: list[int], workers: int) -> Iterable[None]:
-    """Measures the chunks, here or in other processes; yields once for each."""
+def _measured(plan: Plan, weights: Path, store: Chunks, indices: list[int], workers: int) -> Iterator[None]:
+    """Measures the chunks, here or in other processes; yields once for each. Left early, it ends the processes."""
     if workers == 1 or len(indices) < 2:
-        yield from (_measure_and_write(plan, weights, out, index) for index in indices)
+        yield from (_measure_and_write(plan, weights, store, index) for index in indices)
         return
+    others = set(multiprocessing.active_children())
     threads = max(1, (os.cpu_count() or 1) // workers)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker, initargs=(threads,)) as pool:
-        tasks = [pool.submit(_measure_and_write, plan, weights, out, index) for index in indices]
         try:
+            with _deaf_to_interrupts():
+                tasks = [pool.submit(_measure_and_write, plan, weights, store, index) for index in indices]
             yield from (task.result() for task in as_completed(tasks))
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process was ended from outside, as happens where memory runs out; the same command goes on "
+                "with the chunks that are missing, and fewer workers need less"
+            ) from error
+        except BaseException:
+            # Nobody waits for chunks that are half done: what is written is whole.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started inside do not hear Ctrl-C, which goes to them all: their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():  # no other may change what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _begin_worker(threads: int) -> None:
@@ -278,25 +292,9 @@ def _begin_worker(threads: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _provenance(plan: Plan, cards: dict[str, dict]) -> dict:
-    names = asdict(plan) | {"version": companion.__version__, "commit": _commit(), "python": platform.python_version()}
+def _provenance(plan: Plan, cards: dict[str, dict], made: dict[str, str]) -> dict:
+    names = asdict(plan) | made
     if plan.device.startswith("cuda"):
         names["device"] = f"{plan.device}, {torch.cuda.get_device_name(plan.device)}"
     recipes = {name: card["recipe"] for name, card in cards.items()}
     return names | {"recipes": recipes, "trained_on": {name: card["data"] for name, card in cards.items()}}
-
-
-def _commit() -> str:
-    """The commit this package is at, "+changes" if there are any; "unknown" outside of a repository."""
-    folder = Path(companion.__file__).parent
-    if not (folder.parent / ".git").exists():
-        return "unknown"
-    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", str(folder)])
-    try:
-        commit, changes = (
-            subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+changes" if changes else "")

@@ -7,14 +7,13 @@ library version and measured results (`companion.training` wrote it). Weights ar
 from __future__ import annotations
 
 import copy
-import json
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from companion import _shipped
+from companion import _files, _registry
 from companion.models import architectures
 
 __all__ = ["architectures", "card", "load", "names"]
@@ -24,10 +23,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def names(*, folder: Path | str = WEIGHTS) -> tuple[str, ...]:
     """The names that `load` knows, in alphabetical order."""
-    return tuple(sorted(_registry(Path(folder))))
+    return tuple(sorted(_registry.entries(Path(folder))))
 
 
-def card(name: str, *, folder: Path | str = WEIGHTS) -> dict:
+def card(name: str, *, folder: Path | str = WEIGHTS) -> dict[str, Any]:
     """What is known about a network: architecture, file, SHA-256, recipe, seed, provenance, measured results.
 
     Args:
@@ -38,7 +37,7 @@ def card(name: str, *, folder: Path | str = WEIGHTS) -> dict:
     Raises:
         ValueError: unknown name.
     """
-    registry = _registry(Path(folder))
+    registry = _registry.entries(Path(folder))
     if name not in registry:
         raise ValueError(f"name must be one of {', '.join(sorted(registry))}, got {name!r}")
     return copy.deepcopy(registry[name])
@@ -56,32 +55,28 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     Raises:
         ValueError: unknown name.
         FileNotFoundError: the weights file is missing.
-        RuntimeError: the file is not the one the registry describes (checked before anything is parsed).
+        RuntimeError: the file is not the one the registry describes (checked before anything is parsed), or lies
+            outside of its folder; or the registry itself is damaged.
     """
     entry = card(name, folder=folder)
-    remedy = f"reinstall the package, or re-create it: {entry['recipe']}"
-    path, what = Path(folder) / entry["file"], f"the weights of {name!r}"
-    stored = _shipped.read(path, entry["sha256"], what=what, remedy=remedy)
+    stored = _registry.tensors(Path(folder), name, f"the weights of {name!r}")
     weights = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
     with torch.device("meta"):  # no memory and no random numbers spent on weights that are replaced at once
         network = build(entry["architecture"])
-    network.load_state_dict(weights, assign=True)
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        path = Path(folder) / _registry.NAME
+        raise _files.Damaged(f"{path}: the architecture of {name!r} does not fit its weights: {error}") from error
     return network.eval().requires_grad_(False)
 
 
-def build(architecture: dict) -> nn.Sequential:
+def build(architecture: dict[str, Any]) -> nn.Sequential:
     """A new, untrained network from a registry's `{"builder": ..., **keywords}`."""
     keywords = dict(architecture)
-    return getattr(architectures, keywords.pop("builder"))(**keywords)
-
-
-@cache
-def _read(path: Path, _stamp: int) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _registry(folder: Path) -> dict:
-    path = folder / "registry.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no registry of models at {path}; reinstall the package")
-    return _read(path, path.stat().st_mtime_ns)
+    name = keywords.pop("builder", None)
+    builder = getattr(architectures, str(name), None)
+    # Only what is defined there: a registry from elsewhere shall call nothing that is imported.
+    if builder is None or getattr(builder, "__module__", None) != architectures.__name__ or name.startswith("_"):
+        raise ValueError(f"architecture must name a builder of companion.models.architectures, got {name!r}")
+    return builder(**keywords)

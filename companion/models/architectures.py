@@ -7,6 +7,8 @@ units. Nothing works in place, so `torch.func` can go through everything in eval
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,8 @@ class Generator(nn.Sequential):
     @property
     def latent_dim(self) -> int:
         """Dimension d of the latent z ~ N(0, I_d)."""
-        return self[0].in_features
+        first: Any = self[0]
+        return first.in_features
 
 
 def digits_generator(*, latent_dim: int, width: int) -> Generator:
@@ -270,6 +273,6 @@ def _pooled(channels: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
 
 
-def _known_depth(depth: int, stages: dict) -> None:
+def _known_depth(depth: int, stages: dict[int, Any]) -> None:
     if depth not in stages:
         raise ValueError(f"depth must be one of {', '.join(map(str, stages))}, got {depth!r}")

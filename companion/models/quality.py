@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from companion.data import Digits
+from companion.models.architectures import Generator
 from companion.smoothness import lipschitz_at
 
 LATENTS = 100_000
@@ -32,7 +35,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     return ((first.mean(0) - second.mean(0)).square().sum() + a.trace() + b.trace() - 2 * cross).item()
 
 
-def two_sample_accuracy(first: Tensor, second: Tensor, *, folds: int = 10, seed: int = 0) -> dict:
+def two_sample_accuracy(first: Tensor, second: Tensor, *, folds: int = 10, seed: int = 0) -> dict[str, Any]:
     """Classifier two-sample test: how often a fresh classifier tells two sets apart (0.5: it cannot).
 
     A support-vector machine is fitted on all folds but one and judged on that one, for every fold in turn.
@@ -42,13 +45,19 @@ def two_sample_accuracy(first: Tensor, second: Tensor, *, folds: int = 10, seed:
     Returns:
         {"accuracy", "low", "high", "images"} with the 95 % Clopper–Pearson interval of as many independent judgements.
         Folds share the images that they were fitted on, so ours are not independent, and it is a guide only.
+    Raises:
+        ImportError: scikit-learn (the `data` extra) is not installed.
     Source:
         D. Lopez-Paz and M. Oquab, Revisiting classifier two-sample tests, ICLR 2017.
     """
     from scipy.stats import binomtest
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.svm import SVC
 
+    try:
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
+        from sklearn.svm import SVC
+    except ImportError as error:
+        install = "pip install 'adversarial-vulnerability[data]'"
+        raise ImportError(f"two_sample_accuracy needs scikit-learn, the data extra: {install}") from error
     if len(first) != len(second):
         raise ValueError(f"second must have as many images as first ({len(first)}), got {len(second)}")
     images = torch.cat([first, second]).flatten(1).numpy()
@@ -59,7 +68,7 @@ def two_sample_accuracy(first: Tensor, second: Tensor, *, folds: int = 10, seed:
     return {"accuracy": correct / len(side), "low": interval.low, "high": interval.high, "images": len(side)}
 
 
-def classifier_report(classifier: nn.Module, data: Digits) -> dict:
+def classifier_report(classifier: nn.Module, data: Digits) -> dict[str, Any]:
     """Accuracies of a digits classifier on the training and on the held-out scans."""
     return {
         "train_accuracy": accuracy(classifier, data.train_images, data.train_labels),
@@ -69,7 +78,7 @@ def classifier_report(classifier: nn.Module, data: Digits) -> dict:
 
 
 @torch.no_grad()
-def generator_report(generator: nn.Module, judge: nn.Sequential, data: Digits, *, seed: int = 0) -> dict:
+def generator_report(generator: Generator, judge: nn.Sequential, data: Digits, *, seed: int = 0) -> dict[str, Any]:
     """Generated digits beside real ones, as `judge` (the convolutional classifier) and others see them.
 
     Returns:
@@ -86,7 +95,7 @@ def generator_report(generator: nn.Module, judge: nn.Sequential, data: Digits, *
     features = judge[:-1]
     train, real = data.train_images, data.held_out_images
 
-    def seen_by_judges(images: Tensor) -> dict:
+    def seen_by_judges(images: Tensor) -> dict[str, Any]:
         confidence, label = judge(images).softmax(1).max(1)
         other = torch.from_numpy(machine.predict(images.flatten(1).numpy()))
         return {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from companion import models
+from companion import _files, _registry, models
 from companion._fit import descend, fit, set_rate
 from companion.data import Digits, digits
 from companion.defences.adversarial import adversarial_loss
@@ -92,8 +92,9 @@ def train_digits(
     """
     if only is not None and only not in NETWORKS:
         raise ValueError(f"only must be one of {', '.join(NETWORKS)}, got {only!r}")
-    out, recipe, data = Path(out), recipe or Recipe(), digits()
-    out.mkdir(parents=True, exist_ok=True)
+    out, recipe = Path(out), recipe or Recipe()
+    _files.ready(out, "checkpoints")
+    data = digits()
     for kind in NETWORKS if only is None else [only]:
         run = Run(out, f"digits-{kind}", seed, recipe, progress)
         if kind == "generator" or kind in LIPSCHITZ:
@@ -246,5 +247,6 @@ def _fit(run: Run, network: nn.Module, loss, data: Digits, rate: float = 2e-3) -
 
 def _made(kind: str, out: Path) -> nn.Module:
     """The network of this run if it is there, else the shipped one."""
-    folder = out if (out / f"digits-{kind}.safetensors").exists() else models.WEIGHTS
+    made = (out / _registry.NAME).is_file() and f"digits/{kind}" in models.names(folder=out)
+    folder = out if made else models.WEIGHTS
     return models.load(f"digits/{kind}", folder=folder)

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from companion import _files, _registry, models
 from companion import data as sets
-from companion import models
 from companion._fit import descend, set_rate
 from companion.models import quality
 from companion.smoothness import lipschitz_at
@@ -68,7 +68,7 @@ def train_images(
     if only is not None:
         recipes = {only: _one_of("only", only, recipes)}
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    _files.ready(out, "checkpoints")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     images = getattr(sets, data)(root=root, progress=progress)
     bfloat16 = _multiplies_bfloat16(place)
@@ -371,18 +371,24 @@ def _one_of(name: str, value, known: dict):
 
 
 def _finished(run: Run, name: str) -> bool:
-    """Whether `out` has this network already, trained by the same recipe from the same data."""
-    if not (run.out / "registry.json").exists() or name not in models.names(folder=run.out):
+    """Whether `out` has this network already, whole, and trained by the same recipe from the same data."""
+    if not (run.out / _registry.NAME).is_file() or name not in models.names(folder=run.out):
         return False
     card = models.card(name, folder=run.out)
     same = {"seed": card["seed"], "recipe": card["settings"], "data": card["data"]}
     wanted = {"seed": run.seed, "recipe": asdict(run.recipe), "data": json.loads(run.settings["data"])}
-    return same == wanted and (run.out / card["file"]).is_file()
+    if same != wanted:
+        return False
+    try:
+        models.load(name, folder=run.out)
+    except (FileNotFoundError, _files.Damaged):
+        return False  # it is made again: the message about it names this very command
+    return True
 
 
 def _trained(name: str, out: Path) -> nn.Sequential:
     """A network that was trained into `out` before."""
-    if (out / "registry.json").exists() and name in models.names(folder=out):
+    if (out / _registry.NAME).is_file() and name in models.names(folder=out):
         return models.load(name, folder=out)
     data, kind = name.split("/")
     raise ValueError(f"out must hold {name} first, got {str(out)!r}; run: train {data} --only {kind}")

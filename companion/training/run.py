@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as dump_weights
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
+
+from companion import _files, _registry
 
 
 class Run:
@@ -28,6 +26,7 @@ class Run:
         self.settings = {"seed": str(seed), "recipe": json.dumps(asdict(recipe))} | settings
         self.random = torch.Generator().manual_seed(seed)
         self.seconds = 0.0
+        self.rows: list[dict] = []  # what the log says
         self.log = out / f"{name}.jsonl"
         self.checkpoint = out / "checkpoints" / f"{name}.safetensors"
 
@@ -47,8 +46,7 @@ class Run:
     ) -> None:
         """Call `step(index)` for every index not done yet; a checkpoint every so often and at the end."""
         done = self._restore(parts, optimizers)
-        kept = self.log.read_text().splitlines() if self.log.exists() else []
-        self.log.write_text("".join(line + "\n" for line in kept if json.loads(line)["step"] <= done))
+        self._write_log()
         with tqdm(total=steps, initial=done, desc=self.name, disable=not self.progress) as bar:
             began = time.monotonic() - self.seconds
             for index in range(done, steps):
@@ -58,9 +56,9 @@ class Run:
                     row = {key: float(value) for key, value in row.items()}
                     bar.set_postfix(row)
                     self.seconds = time.monotonic() - began
-                    with self.log.open("a") as log:
-                        log.write(json.dumps({"step": index + 1} | row) + "\n")
+                    self.rows.append({"step": index + 1} | row)
                     self._save(index + 1, parts, optimizers)
+                    self._write_log()
 
     def _save(self, done: int, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
         tensors = {"done": torch.tensor(done), "random": self.random.get_state()}
@@ -71,18 +69,23 @@ class Run:
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}/{index}/{key}": value for key, value in moments.items() if value is not None}
         tensors = {key: value.contiguous() for key, value in tensors.items()}  # channels-last ones are not
-        write(self.checkpoint, dump_weights(tensors, self.settings))
+        _files.write_tensors(self.checkpoint, tensors, self.settings | {"log": json.dumps(self.rows)})
+
+    def _write_log(self) -> None:
+        """The log is a copy, for people: what a run goes on from is in the checkpoint."""
+        _files.write(self.log, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def _restore(self, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
         if not self.checkpoint.exists():
             return 0
-        with safe_open(self.checkpoint, "pt") as file:
-            if file.metadata() != self.settings:
-                raise ValueError(
-                    f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
-                    f"{file.metadata()}, asked for {self.settings}; delete it or choose another folder"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        remedy = "delete it and give the same command again: this network is then trained from its beginning"
+        tensors, found = _files.read_tensors(self.checkpoint, remedy)
+        self.rows = json.loads(found.pop("log"))
+        if found != self.settings:
+            raise ValueError(
+                f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
+                f"{found}, asked for {self.settings}; delete it or choose another folder"
+            )
         for name, part in parts.items():
             part.load_state_dict({key: tensors[f"{name}/{key}"] for key in part.state_dict()})
         for name, optimizer in optimizers.items():
@@ -101,14 +104,7 @@ def publish(
     run: Run, name: str, network: nn.Module, architecture: dict, results: dict, *, command: str, data: str | dict
 ) -> dict:
     """Write the weights in half precision and the registry entry; return the whole registry."""
-    content = dump_weights({key: _half(value).cpu().contiguous() for key, value in network.state_dict().items()})
-    file = f"{run.name}.safetensors"
-    write(run.out / file, content)
-    path = run.out / "registry.json"
-    registry = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    registry[name] = {
-        "file": file,
-        "sha256": hashlib.sha256(content).hexdigest(),
+    entry = {
         "architecture": architecture,
         "recipe": command,
         "settings": asdict(run.recipe),
@@ -117,17 +113,8 @@ def publish(
         "data": data,
         "results": results,
     }
-    registry = dict(sorted(registry.items()))
-    write(path, (json.dumps(registry, indent=2) + "\n").encode())
-    return registry
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write all of it or nothing: a killed run leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    weights = {key: _half(value) for key, value in network.state_dict().items()}
+    return _registry.add(run.out, name, f"{run.name}.safetensors", weights, entry)
 
 
 def as_shipped(network: nn.Sequential) -> nn.Sequential:
