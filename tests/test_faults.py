@@ -128,6 +128,7 @@ def test_a_read_only_folder_is_reported_before_the_work(command, read_only, monk
 
 def test_two_processes_add_to_one_registry(tmp_path):
     def add(prefix: str) -> None:
+        torch.set_num_threads(1)  # threads do not survive a fork
         for index in range(25):
             entry = {"recipe": "none", "by": prefix}
             _registry.add(tmp_path, f"{prefix}{index}", f"{prefix}.safetensors", {"w": torch.ones(3)}, entry)
@@ -147,6 +148,7 @@ def test_two_processes_train_in_one_folder(tmp_path):
     train_digits(tmp_path / "alone", recipe=TINY, only="linear")
 
     def train() -> None:
+        torch.set_num_threads(1)
         train_digits(tmp_path / "both", recipe=TINY, only="linear")
 
     both = [processes.Process(target=train) for _ in range(2)]
@@ -433,15 +435,26 @@ def test_interrupted_commands_end_at_once_and_say_so(tmp_path):
         "--device=cpu",
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests that a shell runs in the background do not hear Ctrl-C, and what they start would not either.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline, children = time.monotonic() + 120, []
-    while sum(child.cpu_times().user > 2 for child in children) < 2:  # both at work
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-        children = psutil.Process(process.pid).children(recursive=True)
-    began = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
-    _, said = process.communicate(timeout=30)
+    try:
+        while sum(child.cpu_times().user > 2 for child in children) < 2:  # both at work
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+            children = psutil.Process(process.pid).children(recursive=True)
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert time.monotonic() - began < 2
     assert process.returncode == 130 and "python -m companion table: stopped; " in said and "Traceback" not in said
     assert not psutil.wait_procs(children, timeout=2)[1], "workers were left behind"
