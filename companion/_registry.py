@@ -33,6 +33,11 @@ def entries(folder: Path) -> dict[str, dict[str, Any]]:
     return _read(path, (stamp.st_mtime_ns, stamp.st_ino, stamp.st_size))
 
 
+def trained(folder: Path) -> dict[str, dict[str, Any]]:
+    """What has been trained into a folder so far; nothing before the first network is finished."""
+    return entries(folder) if (folder / NAME).is_file() else {}
+
+
 def tensors(folder: Path, name: str, what: str) -> dict[str, Tensor]:
     """The tensors of an entry, its SHA-256 compared before anything is parsed.
 
@@ -56,8 +61,7 @@ def add(folder: Path, name: str, file: str, weights: Mapping[str, Tensor], entry
     entry = {"file": file, "sha256": hashlib.sha256(content).hexdigest()} | entry
     _files.ready(folder)
     with _files.locked(folder):
-        known = entries(folder) if (folder / NAME).is_file() else {}
-        known = dict(sorted((known | {name: entry}).items()))
+        known = dict(sorted((trained(folder) | {name: entry}).items()))
         _files.write(folder / file, content)
         sealed = {key: _files.seal(value) for key, value in known.items()}
         _files.write_json(folder / NAME, sealed, indent=2)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from companion import _files, models
 from companion import _validation as check
-from companion._chunked import Chunks, origin, origins
+from companion._resumable import Chunks, origin, origins
 from companion.attacks import fgsm, jsma, lbfgs, mi_fgsm, minimal_l2
 from companion.defences.masking import RandomActivations, bpda, eot, quantise
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from test_experiments import columns, write_networks
 
 import companion
-from companion import _chunked, _files, _registry, arms_race, data, models
+from companion import _files, _registry, _resumable, arms_race, data, models
 from companion.__main__ import from_the_shell
 from companion.arms_race import Attack
 from companion.experiments import TABLES, stored, table
@@ -323,10 +323,10 @@ def race(monkeypatch):
 
 def test_the_arms_race_goes_on_and_keeps_every_chunks_commit(race, tmp_path, monkeypatch):
     options = dict(chunk=2, folder=tmp_path / "r.chunks")
-    monkeypatch.setattr(_chunked, "_commit", lambda: "before")
+    monkeypatch.setattr(_resumable, "_commit", lambda: "before")
     arms_race.run(images=5, **options)
     assert race == [2, 2, 1]
-    monkeypatch.setattr(_chunked, "_commit", lambda: "after")
+    monkeypatch.setattr(_resumable, "_commit", lambda: "after")
     monkeypatch.setattr(companion, "__version__", "9")
     found = arms_race.run(images=6, **options)
     assert race == [2, 2, 1, 2]  # the third chunk was not whole
@@ -376,7 +376,7 @@ def test_the_table_keeps_every_chunks_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "measure", invented)
     monkeypatch.setattr(module, "certified_lipschitz", lambda generator, shape: Lipschitz(1.0))
     for commit, samples in (("before", 10), ("after", 20), ("later", 20)):
-        monkeypatch.setattr(_chunked, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(_resumable, "_commit", lambda commit=commit: commit)
         table("cifar10", tmp_path, samples=samples, chunk=10, device="cpu")
     assert stored("cifar10", folder=tmp_path).provenance["commit"] == "before, after"
     assert "commit before, after, torch" in (tmp_path / "table.md").read_text(encoding="utf-8")

@@ -27,10 +27,10 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from companion import _files, models, robustness
+from companion import _files, _registry, models, robustness
 from companion import _validation as check
 from companion import data as sets
-from companion._chunked import Chunks, origin, origins
+from companion._resumable import Chunks, origin, origins
 from companion.certificates import certified_lipschitz
 from companion.experiments.report import COUNTED, REACHES, as_csv, as_markdown, summarise
 from companion.models import quality
@@ -206,7 +206,7 @@ def measure(plan: Plan, weights: Path, index: int) -> dict[str, Tensor]:
 
 def _cards(data: str, weights: Path) -> dict[str, dict]:
     names = [f"{data}/{kind}" for kind in ("generator", *TABLES[data])]
-    there = models.names(folder=weights) if (weights / "registry.json").is_file() else ()
+    there = _registry.trained(weights)
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(

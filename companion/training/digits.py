@@ -247,6 +247,5 @@ def _fit(run: Run, network: nn.Module, loss, data: Digits, rate: float = 2e-3) -
 
 def _made(kind: str, out: Path) -> nn.Module:
     """The network of this run if it is there, else the shipped one."""
-    made = (out / _registry.NAME).is_file() and f"digits/{kind}" in models.names(folder=out)
-    folder = out if made else models.WEIGHTS
+    folder = out if f"digits/{kind}" in _registry.trained(out) else models.WEIGHTS
     return models.load(f"digits/{kind}", folder=folder)

@@ -372,9 +372,9 @@ def _one_of(name: str, value, known: dict):
 
 def _finished(run: Run, name: str) -> bool:
     """Whether `out` has this network already, whole, and trained by the same recipe from the same data."""
-    if not (run.out / _registry.NAME).is_file() or name not in models.names(folder=run.out):
+    card = _registry.trained(run.out).get(name)
+    if card is None:
         return False
-    card = models.card(name, folder=run.out)
     same = {"seed": card["seed"], "recipe": card["settings"], "data": card["data"]}
     wanted = {"seed": run.seed, "recipe": asdict(run.recipe), "data": json.loads(run.settings["data"])}
     if same != wanted:
@@ -388,7 +388,7 @@ def _finished(run: Run, name: str) -> bool:
 
 def _trained(name: str, out: Path) -> nn.Sequential:
     """A network that was trained into `out` before."""
-    if (out / _registry.NAME).is_file() and name in models.names(folder=out):
+    if name in _registry.trained(out):
         return models.load(name, folder=out)
     data, kind = name.split("/")
     raise ValueError(f"out must hold {name} first, got {str(out)!r}; run: train {data} --only {kind}")
