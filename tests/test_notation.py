@@ -1,4 +1,4 @@
-"""The notation page names what the package has; the title page shows the picture of the circle chapter."""
+"""The notation page names what the package has; title page and README show the pictures of their chapters."""
 
 import importlib.util
 import inspect
@@ -42,6 +42,7 @@ def test_name_is_in_its_module(module, name):
     assert name in known(importlib.import_module(f"companion.{module}"))
 
 
-def test_title_picture_is_the_chapters():
+def test_title_pictures_are_the_chapters():
     tool = runpy.run_path(str(ROOT / "tools" / "title_picture.py"))
-    assert tool["PICTURE"].read_bytes() == tool["picture"]()
+    for name, place in tool["PICTURES"].items():
+        assert (ROOT / "book" / "_assets" / name).read_bytes() == tool["picture"](*place)

@@ -91,6 +91,8 @@ def chapters():
 
 @pytest.mark.parametrize("name", chapters())
 def test_a_chapter_has_a_module_and_a_test_file(name):
+    if name in ("opening", "conclusion"):  # they ask and answer for all the others
+        return
     name = {"svhn": "experiments", "cifar10": "experiments"}.get(name, name)
     if name != "isoperimetry":  # a proof, whose few checks stand on the page
         assert any((ROOT / "companion" / path).exists() for path in (f"{name}.py", f"{name}/__init__.py"))
@@ -101,10 +103,15 @@ def test_every_notebook_is_in_the_book():
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(chapters())
 
 
-def test_the_map_on_the_title_page_shows_every_chapter_of_the_theory():
+def test_the_map_in_the_opening_shows_every_chapter_of_the_theory():
+    assert ":file: _assets/map.svg" in text("book/opening.ipynb")
     links = re.findall(r'href="(\w+)\.html', text("book/_assets/map.svg"))
-    # The first chapter asks the question that the theorems answer.
-    assert set(links) == set(chapters()) - {"arms_race"}
+    # The others ask the question that the theorems answer, or sum up.
+    assert set(links) == set(chapters()) - {"opening", "arms_race", "conclusion"}
+
+
+def test_next_leads_from_the_title_page_to_where_it_says_to_begin():
+    assert "Begin with {doc}`opening`" in text("book/index.md") and chapters()[0] == "opening"
 
 
 def test_references_are_in_order_and_what_is_cited_is_there():

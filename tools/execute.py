@@ -61,12 +61,19 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 def smaller(png: str) -> str:
-    """A figure (base64) in 256 colours of its own, a third of its size; what already is so stays as it is."""
+    """A figure (base64) in 256 colours of its own, a third of its size; what already is so stays as it is.
+
+    Photographs are dithered: without it one sees the steps between the colours.
+    """
     picture = Image.open(io.BytesIO(base64.b64decode(png)))
     if picture.mode == "P":
         return png
+    picture = picture.convert("RGB")
+    small = picture.quantize(256, dither=Image.Dither.NONE)
+    if picture.getcolors(20_000) is None:
+        small = picture.quantize(palette=small, dither=Image.Dither.FLOYDSTEINBERG)
     written = io.BytesIO()
-    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    small.save(written, "PNG", optimize=True)
     return base64.b64encode(written.getvalue()).decode() + "\n"
 
 
