@@ -182,6 +182,7 @@ PLAIN = {
     "```{figure} dot.png\n:alt: a dot\n:name: fig\nA *dot*.\n```": (
         "![a dot](https://example.org/_images/dot.png)\n\n**Fig. 1.** A *dot*."
     ),
+    "```{raw} html\n:file: dot.svg\n```": "*Drawn on [the page of the book](https://example.org/one.html).*",
     "```python\n{role}`x`\n```": "```python\n{role}`x`\n```",
 }
 REFUSED = {

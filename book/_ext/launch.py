@@ -79,12 +79,11 @@ class Chapter:
         cell.outputs, cell.execution_count = [], None
         if "hide-input" in cell.metadata.get("tags", ()):
             cell.metadata["jupyter"] = {"source_hidden": True}
-        figure = cell.metadata.get("mystnb", {}).get("figure")
-        if not figure:
+        figure = cell.metadata.get("mystnb", {}).get("figure", {})
+        if "caption" not in figure:
             return [cell]
-        caption = nbformat.v4.new_markdown_cell(self._markdown(self._caption(figure.get("name"), figure["caption"])))
-        caption.id = f"{cell.id}-caption"
-        return [cell, caption]
+        caption = self._markdown(self._caption(figure.get("name"), figure["caption"]))
+        return [cell, nbformat.v4.new_markdown_cell(caption, id=f"{cell.id}-caption")]
 
     def _markdown(self, source: str) -> str:
         """A cell's Markdown without MyST."""
@@ -130,6 +129,8 @@ class Chapter:
             case "figure":
                 address = self._image(title)
                 return f"![{options.get('alt', '')}]({address})\n\n{self._caption(options.get('name'), body)}"
+            case "raw" if title == "html":
+                return body or f"*Drawn on [the page of the book]({self.page}).*"
             case "dropdown":
                 return f"{_summary(title)}\n\n{body}\n\n</details>"
             case _ if name in _BOXES | _NOTES:
