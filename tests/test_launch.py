@@ -45,6 +45,7 @@ def test_there_is_a_copy_of_every_chapter_and_nothing_else():
     assert CHAPTERS
     found = {path.relative_to(ROOT / "launch").as_posix() for path in (ROOT / "launch").rglob("*") if path.is_file()}
     assert found == {f"book/{name}.ipynb" for name in CHAPTERS}
+    assert not (SITE / "launch").exists()  # they are no pages of the book
 
 
 @every_chapter
