@@ -231,7 +231,7 @@ def _summary(title: str) -> str:
 
 
 def _write(app, exception):
-    if exception or app.builder.format != "html":
+    if exception or app.builder.name != "html":
         return
     for name in sorted(app.env.all_docs):
         if app.env.doc2path(name).endswith(".ipynb"):
