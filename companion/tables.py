@@ -20,7 +20,7 @@ _STYLE = """<style>
 .companion-table { overflow-x: auto; max-width: 100%; width: fit-content; margin: 0.5rem 0 }
 .companion-table table { border-collapse: collapse; width: auto; margin: 0; color: inherit;
   font-variant-numeric: tabular-nums }
-.companion-table caption { caption-side: top; text-align: left; color: inherit; padding: 0 0.7rem 0.4rem }
+.companion-table .title { position: sticky; left: 0; padding: 0 0.7rem 0.4rem }
 .companion-table :is(th, td) { padding: 0.3rem 0.7rem; text-align: left; vertical-align: top; color: inherit;
   border: 0; border-bottom: 1px solid rgba(128, 128, 128, 0.35);
   background: var(--pst-color-background, var(--jp-layout-color0, var(--colab-primary-surface-color, Canvas))) }
@@ -71,9 +71,11 @@ class Table:
             "<tr>" + "".join(cell(r, c, text) for c, text in enumerate(line)) + "</tr>"
             for r, line in enumerate([self.header, *self.cells], start=-1)
         )
-        caption = f"<caption>{_html(self.title)}</caption>\n" if self.title else ""
+        # Not a caption, which would be no wider than the table.
+        title = f'<div class="title">{_html(self.title)}</div>\n' if self.title else ""
+        name = f' aria-label="{escape(self.title)}"' if self.title else ""
         return (
-            f'{_STYLE}\n<div class="companion-table"><table>\n{caption}<thead>{head}</thead>\n<tbody>\n'
+            f'{_STYLE}\n<div class="companion-table">\n{title}<table{name}>\n<thead>{head}</thead>\n<tbody>\n'
             + "\n".join(body)
             + "\n</tbody></table></div>"
         )

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import SITE
+from test_notebooks import NOTEBOOKS
+from test_story import NOT_YET
 
 PAGES = sorted(
     page.relative_to(SITE).as_posix()
@@ -117,3 +119,93 @@ def test_a_page_opens_from_the_disk(browser):
         page.wait_for_url("**/book/index.html")
         page.wait_for_load_state("load")
         assert page.locator("article h1").inner_text().startswith("Adversarial vulnerability for any classifier")
+
+
+def test_the_papers_theorems_and_equations_keep_their_numbers(browser, address):
+    places = {"vulnerability": ["Theorem 1", "(4)", "(5)", "(6)"], "projection": ["Theorem 2"]}
+    places |= {"transferability": ["Theorem 3"], "approximation": ["Theorem 4"]}
+    for name, numbers in places.items():
+        with opened(browser, f"{address}/book/{name}.html") as page:
+            counted = page.locator("article :is(.caption-number, .eqno)").all_inner_texts()
+            counted = [text.strip(" #\n") for text in counted]
+            assert set(numbers) <= set(counted)
+            assert [text for text in counted if re.fullmatch(r"Theorem \d+|\(\d+\)", text)] == numbers
+    with opened(browser, f"{address}/book/circle.html") as page:
+        assert page.locator("article a[href*='#thm-vulnerability']").first.inner_text() == "Theorem 1"
+        assert page.locator("article a[href*='#equation-eq-vulnerability']").first.inner_text() == "(4)"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem not in NOT_YET])
+def test_the_code_of_a_chapter_fits_a_laptop(name, browser, address):
+    unfold = """() => document.querySelectorAll("details, .toggle-hidden").forEach((box) => {
+        box.open = true;
+        box.classList.remove("toggle-hidden");
+    })"""
+    too_long = """() => [...document.querySelectorAll("article .cell_input pre, article .cell_output pre")]
+        .filter((e) => e.clientWidth === 0 || e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)"""
+    with opened(browser, f"{address}/book/{name}.html") as page:
+        page.evaluate(unfold)
+        assert page.evaluate(too_long) == []
+
+
+def test_on_a_phone_the_first_column_of_a_table_stays(browser, address):
+    with opened(browser, f"{address}/book/circle.html") as page:
+        page.set_viewport_size({"width": 360, "height": 800})
+        assert too_wide(page) == []
+        table = page.locator(".companion-table", has_text="law / bound")
+        start, hidden = table.evaluate("(e) => [e.getBoundingClientRect().left, e.scrollWidth - e.clientWidth]")
+        assert hidden > 0
+        table.evaluate("(e) => { e.scrollLeft = e.scrollWidth; }")
+        lefts = table.locator("tbody th").evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().left)")
+        assert lefts == pytest.approx([start] * len(lefts), abs=1)
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_term_shows_its_meaning_to_the_keyboard(width, browser, address):
+    with opened(browser, f"{address}/book/circle.html") as page:
+        page.set_viewport_size({"width": width, "height": 800})
+        term = page.locator("article .defined", has_text="modulus of continuity").first
+        meaning = term.get_by_role("tooltip", include_hidden=True)
+        assert not meaning.is_visible()
+        term.locator("> a").focus()
+        assert meaning.is_visible() and "how far images move" in meaning.inner_text()
+        assert meaning.locator(".katex").count()
+        assert too_wide(page) == []
+        assert term.locator("> a").get_attribute("aria-describedby") == meaning.get_attribute("id")
+
+
+def test_a_figure_has_a_numbered_caption_and_the_opening_counts_its_words(browser, address):
+    with opened(browser, f"{address}/book/circle.html") as page:
+        captions = page.locator("article figure figcaption").all_inner_texts()
+        chapter = page.locator("article h1").inner_text().split(".")[0]
+        assert [text.split(" ")[:2] for text in captions] == [
+            ["Fig.", f"{chapter}.{k}"] for k in range(1, len(captions) + 1)
+        ]
+        minutes = re.search(r"about (\d+) minutes", page.locator(".opening").inner_text())[1]
+        assert 5 < int(minutes) < 60
+
+
+def test_what_the_search_shows_has_each_formula_once(browser, address):
+    with opened(browser, f"{address}/search.html?q=unwinds") as page:
+        page.wait_for_selector("#search-results li .context")
+        found = page.locator("#search-results .context").first.inner_text()
+        assert "unwinds" in found and not re.search(r"\\|\^|_\{", found)
+
+
+def test_widgets_and_tables_have_the_colour_of_the_dark_page(browser, address):
+    with opened(browser, f"{address}/book/circle.html", color_scheme="dark") as page:
+        page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        boxes = page.locator("article .text_html").evaluate_all(
+            "(all) => all.map((e) => [getComputedStyle(e).backgroundColor, getComputedStyle(e).padding])"
+        )
+        assert boxes and set(map(tuple, boxes)) == {("rgba(0, 0, 0, 0)", "0px")}
+
+
+def test_a_page_describes_itself(browser, address):
+    with opened(browser, f"{address}/book/circle.html") as page:
+        say = "(e) => e.content"
+        description = page.locator("meta[name=description]").evaluate(say)
+        assert description.startswith("How far is a point from changing its label") and len(description) <= 200
+        assert page.locator("meta[property='og:title']").evaluate(say) == "The circle"
+        picture = page.locator("meta[property='og:image']").evaluate(say)
+        assert (SITE / "_static" / picture.rpartition("/")[2]).is_file()

@@ -21,7 +21,7 @@
     const text = Search.htmlToText;
     Search.htmlToText = (html, anchor) => {
       const page = new DOMParser().parseFromString(html, "text/html");
-      for (const double of page.querySelectorAll(".katex-html, annotation, .definition")) double.remove();
+      for (const double of page.querySelectorAll(".katex-html, annotation, .meaning")) double.remove();
       return text(page.documentElement.outerHTML, anchor);
     };
   }

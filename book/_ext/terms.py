@@ -52,7 +52,7 @@ def _depart(translator, node):
     name, body = f"definition-{node['number']}", translator.body
     link = node["start"] + 1
     body[link] = body[link].replace("<a ", f'<a aria-describedby="{name}" ', 1)
-    body.append(f'<span class="definition" id="{name}" role="tooltip">')
+    body.append(f'<span class="meaning" id="{name}" role="tooltip">')
     for part in node["definition"]:
         part.walkabout(translator)
     body.append("</span></span>")
