@@ -18,7 +18,7 @@ SOURCES := _config.yml _toc.yml $(wildcard benchmarks/*.md benchmarks/*.png) $(s
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book test serve notebooks bench links setup freeze clean
+.PHONY: help book test serve notebooks launch bench links setup freeze clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -34,6 +34,10 @@ serve: $(PAGE) ## Show the book in a browser, at http://localhost:8000 (PORT=)
 
 notebooks: setup ## Execute the notebooks and save their outputs (NOTEBOOKS=)
 	$(BIN)/python tools/execute.py $(NOTEBOOKS)
+
+launch: $(PAGE) ## Write launch/, the copies of the chapters that Binder and Colab open
+	rm -rf launch
+	cp -R _build/launch launch
 
 bench: .venv-bench/installed ## Measure the attacks beside other libraries (DEVICE=cuda, FRESH=1, ONLY=ours)
 	.venv-bench/bin/python -m benchmarks $(if $(ONLY),attacks page --only $(ONLY)) --device $(DEVICE) $(if $(FRESH),--fresh)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.io import savemat
+from scipy.stats import kstest
 from torch import nn
 from torch.nn import functional as F
 
@@ -170,7 +171,7 @@ def test_a_checkpoint_of_other_data_is_refused(smoke, root, tmp_path):
     "change, message",
     [
         (dict(data="cifar100"), "data must be one of cifar10, svhn, got 'cifar100'"),
-        (dict(preset="large"), "preset must be one of smoke, cpu, full, got 'large'"),
+        (dict(preset="large"), "preset must be one of smoke, cpu, gpu, full, got 'large'"),
         (dict(only="lenet"), "only must be one of vgg, wide-resnet, .*, got 'lenet'"),
         (dict(only="wide-resnet-adversarial"), "out must hold cifar10/wide-resnet first, got .* --only wide-resnet"),
         (dict(only="generator"), "out must hold cifar10/vgg first"),
@@ -190,8 +191,7 @@ def test_the_command_line_says_where_the_data_must_be(tmp_path, capsys):
     assert "resnet-101" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("preset", ["smoke", "cpu", "full"])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name, preset", [(name, preset) for name in PRESETS for preset in PRESETS[name]])
 def test_every_recipe_can_be_built_and_its_parts_come_before_it(name, preset):
     seen = []
     for kind, recipe in PRESETS[name][preset].items():
@@ -203,6 +203,24 @@ def test_every_recipe_can_be_built_and_its_parts_come_before_it(name, preset):
             assert PRESETS[name][preset][recipe.start].architecture == recipe.architecture
         assert isinstance(network, nn.Sequential)
         seen.append(kind)
+
+
+def test_uniform_numbers_are_those_of_the_published_mixer_and_look_random():
+    def mixed(x: np.ndarray) -> np.ndarray:
+        x = x ^ (x >> np.uint32(16))
+        x = x * np.uint32(0x7FEB352D)
+        x = x ^ (x >> np.uint32(15))
+        x = x * np.uint32(0x846CA68B)
+        return x ^ (x >> np.uint32(16))
+
+    shape, device = torch.Size([100, 3, 40, 5]), torch.device("cpu")
+    found = [images.uniform(shape, seed, device).flatten().numpy() for seed in (7, 8, 2**31 - 1)]
+    for seed, numbers in zip((7, 8, 2**31 - 1), found, strict=True):
+        counter = np.arange(60_000, dtype=np.uint32) + mixed(np.array([seed], dtype=np.uint32))
+        assert np.array_equal(numbers, (mixed(counter) >> np.uint32(8)).astype(np.float32) / 2**24)
+        assert kstest(numbers, "uniform").pvalue > 0.001
+        assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 4 / 60_000**0.5
+    assert np.abs(np.corrcoef(found) - np.eye(3)).max() < 4 / 60_000**0.5
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -241,13 +259,15 @@ def test_worst_case_stays_within_its_radius_and_does_its_work():
 
 
 def test_the_average_forgets_its_beginning():
-    slow, fast = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    fast = nn.BatchNorm1d(1)
+    average = images.Average(fast, 0.998)
+    slow = average.network
     fast.load_state_dict({key: torch.full_like(value, 5) for key, value in fast.state_dict().items()})
-    images.follow(slow, fast, 0.998, 0)  # by 0.9 in the first step
+    average.follow(0)  # by 0.9 in the first step
     assert slow.weight.item() == pytest.approx(1 + 0.9 * 4)
     assert slow.running_mean.item() == pytest.approx(4.5) and slow.num_batches_tracked == 0
     before = slow.running_mean.item()
-    images.follow(slow, fast, 0.998, 10**6)
+    average.follow(10**6)
     assert slow.running_mean.item() == pytest.approx(before + 0.002 * (5 - before))
 
 

@@ -5,7 +5,8 @@ Given again it goes on where it was killed, in the middle of an epoch too, and e
 a CPU, given the same torch, processor and number of threads; on a GPU sums may round in another order.
 
 Presets: `smoke` only shows that everything runs (its networks are worth nothing), `cpu` is for two cores and a few
-hours with narrow networks, `full` for one large GPU with the networks of the literature.
+hours with narrow networks, `gpu` (CIFAR-10 only) for one GPU and some ten minutes with wider ones, `full` for one large
+GPU with the networks of the literature.
 
 On CUDA, images are laid out channels-last. Convolutions run in bfloat16 where the processor multiplies it natively;
 weights, optimizers and losses are float32.
@@ -51,7 +52,7 @@ def train_images(
     Args:
         data: "cifar10" or "svhn".
         out: folder to write into; made if missing. Nothing is written anywhere else, a downloaded data set aside.
-        preset: "smoke", "cpu" or "full".
+        preset: "smoke", "cpu", "gpu" (CIFAR-10 only) or "full".
         root: folder with the data, see `companion.data`; by default it is downloaded.
         device: where to train, e.g. "cuda"; by default a GPU if there is one.
         seed: seeds the weights and the order of everything.
@@ -115,9 +116,9 @@ class Session:
         epoch, place = divmod(index, self.batches)
         if epoch != self._epoch:
             draws = torch.Generator().manual_seed((self.run.seed << 20) + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.train_images), generator=draws)
+            self._epoch, self._order = epoch, torch.randperm(len(self.train_images), generator=draws).to(self.device)
         size = self.recipe.batch_size
-        chosen = self._order[place * size : (place + 1) * size].to(self.device)
+        chosen = self._order[place * size : (place + 1) * size]
         return self.distort(self.train_images[chosen]) / 255, self.train_labels[chosen]
 
     def distort(self, images: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ class Session:
 
     def latents(self, n: int, dim: int) -> Tensor:
         """Latents (n, dim) from the run's random numbers, the same on every device."""
-        return torch.randn(n, dim, generator=self.run.random).to(self.device)
+        return _send(torch.randn(n, dim, generator=self.run.random), self.device)
 
     def precision(self) -> AbstractContextManager:
         """Convolutions in bfloat16 inside, where that pays."""
@@ -148,7 +149,7 @@ def train_classifier(session: Session, start: nn.Module | None = None) -> nn.Mod
     if start is not None:
         network.load_state_dict(start.state_dict())
     network = session.place(network)
-    average = copy.deepcopy(network).requires_grad_(False)
+    average = Average(network, recipe.average)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe.rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
@@ -164,11 +165,11 @@ def train_classifier(session: Session, start: nn.Module | None = None) -> nn.Mod
             logits = network(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
         descend(optimizer, loss)
-        follow(average, network, recipe.average, index)
+        average.follow(index)
         return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
 
-    run.loop(step, steps, {"network": network, "average": average}, {"optimizer": optimizer})
-    return average
+    run.loop(step, steps, {"network": network, "average": average.network}, {"optimizer": optimizer})
+    return average.network
 
 
 def worst_case(
@@ -181,8 +182,8 @@ def worst_case(
     precision: AbstractContextManager | None = None,
 ) -> Tensor:
     """Projected gradient ascent on the loss: images in [0, 1] within 8/255 of `images` in every pixel."""
-    noise = 2 * torch.rand(images.shape, generator=random) - 1
-    x = (images + RADIUS * noise.to(images)).clamp(0, 1)
+    seed = int(torch.randint(2**31, (), generator=random))
+    x = (images + RADIUS * (2 * uniform(images.shape, seed, images.device) - 1)).clamp(0, 1)
     for _ in range(steps):
         x.requires_grad_()
         with precision or nullcontext():
@@ -211,7 +212,7 @@ def train_dcgan(session: Session) -> nn.Module:
         generator = models.build(recipe.architecture)
         critic = models.build({"builder": "dcgan_critic", "width": recipe.critic_width, "outputs": 11})
     generator, critic = session.place(generator), session.place(critic)
-    average = copy.deepcopy(generator).requires_grad_(False)
+    average = Average(generator, recipe.average)
     g_optimizer, c_optimizer = (
         torch.optim.Adam(part.parameters(), lr=recipe.rate, betas=(0.5, 0.99)) for part in (generator, critic)
     )
@@ -248,12 +249,12 @@ def train_dcgan(session: Session) -> nn.Module:
         all_together = torch.distributions.Categorical(probs=logits.softmax(1).mean(0)).entropy()
         g_loss = F.softplus(-score).mean() + recipe.entropy * (each - all_together)
         descend(g_optimizer, g_loss)
-        follow(average, generator, recipe.average, index)
+        average.follow(index)
         return {"critic_loss": c_loss.detach(), "generator_loss": g_loss.detach(), "entropy": each.detach()}
 
-    parts = {"generator": generator, "critic": critic, "average": average}
+    parts = {"generator": generator, "critic": critic, "average": average.network}
     run.loop(step, recipe.steps, parts, {"generator_optimizer": g_optimizer, "critic_optimizer": c_optimizer})
-    return measure_statistics(average, run.seed)
+    return measure_statistics(average.network, run.seed)
 
 
 @torch.no_grad()
@@ -336,18 +337,54 @@ def shift(images: Tensor, random: torch.Generator, *, flip: bool, pixels: int = 
     rows, columns = places(height), places(width)
     if flip:
         columns = torch.where(torch.rand(n, 1, generator=random) < 0.5, columns, columns.flip(1))
-    rows, columns = rows.to(images.device), columns.to(images.device)
+    rows, columns = _send(rows, images.device), _send(columns, images.device)
     every = torch.arange(n, device=images.device)[:, None, None]
     return images[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-@torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, decay: float, index: int) -> None:
-    """Move `average` towards `network`, weights and statistics: slower and slower, up to `decay`."""
-    slow, fast = (
-        [value for value in part.state_dict().values() if value.is_floating_point()] for part in (average, network)
-    )
-    torch._foreach_lerp_(slow, fast, 1 - min(decay, (1 + index) / (10 + index)))
+class Average:
+    """A network whose weights and statistics follow those of another: slower and slower, up to `decay`."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay = copy.deepcopy(network).requires_grad_(False), decay
+        # The tensors stay the same ones, when a checkpoint is read too: they are looked up once, not at every step.
+        self._slow, self._fast = (
+            [value for value in part.state_dict().values() if value.is_floating_point()]
+            for part in (self.network, network)
+        )
+
+    @torch.no_grad()
+    def follow(self, index: int) -> None:
+        """Move towards the other network's weights of step `index`."""
+        torch._foreach_lerp_(self._slow, self._fast, 1 - min(self.decay, (1 + index) / (10 + index)))
+
+
+def uniform(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
+    """Numbers uniform on [0, 1), the same on every device and made there: a GPU does not wait for the processor.
+
+    Args:
+        shape: as of a tensor, fewer than 2³¹ numbers.
+        seed: from 0 to 2³¹ - 1.
+        device: where they are made.
+    Source: C. Wellons, Prospecting for hash functions, 2018: its 32-bit mixer, of a counter and a seed.
+    """
+    mixed = torch.arange(shape.numel(), device=device) + _mixed(torch.tensor(seed, device=device))
+    return (_mixed(mixed & _BITS) >> 8).float().mul_(2.0**-24).reshape(shape)
+
+
+_BITS = 2**32 - 1
+
+
+def _mixed(number: Tensor) -> Tensor:
+    for shift_by, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        # In 64 bits the product runs over, which keeps its lower 32 bits right.
+        number = ((number ^ (number >> shift_by)) * factor) & _BITS
+    return number ^ (number >> 16)
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, which a GPU fetches when it comes to it, without making the processor wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

@@ -90,6 +90,7 @@ def _gan(width: int, **options) -> Gan:
 
 _FEW = dict(images=512, judged=64, checkpoint_every=4)
 _TINY = dict(epochs=1, **_FEW)
+_LARGE = dict(batch_size=256, average=0.996)
 PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
     "cifar10": {
         "smoke": {
@@ -98,9 +99,19 @@ PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
             "generator": _gan(4, critic_width=4, judge="vgg", steps=12, **_FEW),
         },
         "cpu": {
-            "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 32}, epochs=18, rate=0.1),
-            **_wide_resnets(16, 2, dict(epochs=40), dict(epochs=2, rate=0.1, attack_steps=2, start="wide-resnet")),
+            "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 32}, epochs=30, rate=0.1),
+            **_wide_resnets(16, 2, dict(epochs=40), dict(epochs=6, rate=0.1, attack_steps=2, start="wide-resnet")),
             "generator": _gan(48, judge="vgg", steps=24_000),
+        },
+        "gpu": {
+            "vgg": Classifier({"builder": "vgg", "depth": 16, "width": 32}, epochs=45, rate=0.15, **_LARGE),
+            **_wide_resnets(
+                16,
+                4,
+                dict(epochs=45, rate=0.3, **_LARGE),
+                dict(epochs=25, rate=0.15, attack_steps=3, start="wide-resnet", **_LARGE),
+            ),
+            "generator": _gan(96, critic_width=96, judge="vgg", steps=12_000, batch_size=128),
         },
         "full": {
             "vgg": Classifier({"builder": "vgg", "depth": 16, "width": 64}, epochs=60, rate=0.1),
