@@ -12,10 +12,7 @@ NOT_YET = {
     "arms_race",
     "certificates",
     "cifar10",
-    "conclusion",
-    "index",
     "isoperimetry",
-    "opening",
     "projection",
     "smoothness",
     "svhn",
@@ -94,7 +91,7 @@ def opening(path):
     if not re.match(r"# .+\n\n\*[^*]+\?\*", start):
         yield "does not open with its title and its question, in italics"
     first = [cell["cell_type"] for cell in cells].index("code")
-    if first != 1 or not any(map(shows_picture, [cell for cell in cells[1:4] if cell["cell_type"] == "code"])):
+    if first != 1 or not any(map(shows_picture, [cell for cell in cells[1:5] if cell["cell_type"] == "code"])):
         yield "has no picture below the question"
     before = start.partition("\n## ")[0]
     box = re.search(r"```\{admonition\} In this chapter\n:class: opening\n(.*?)\n```", before, re.DOTALL)
