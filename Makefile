@@ -14,11 +14,12 @@ ONLY ?=
 
 BIN := .venv/bin
 PAGE := _build/html/index.html
+PDF := _build/adversarial-vulnerability.pdf
 SOURCES := _config.yml _toc.yml $(wildcard benchmarks/*.md benchmarks/*.png) $(shell find book companion -type f ! -path '*/.*' ! -path '*/__pycache__/*')
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book test serve notebooks launch bench links setup freeze clean
+.PHONY: help book test serve notebooks launch pdf bench links setup freeze clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -38,6 +39,14 @@ notebooks: setup ## Execute the notebooks and save their outputs (NOTEBOOKS=)
 launch: $(PAGE) ## Write launch/, the copies of the chapters that Binder and Colab open
 	rm -rf launch
 	cp -R _build/launch launch
+
+pdf: setup ## Print the whole book to one PDF (needs Chromium)
+	rm -rf _build/one
+	$(BIN)/jupyter-book build . --path-output _build/one --builder custom --custom-builder singlehtml -n -W --keep-going -q
+	@# Written for its root, and not put there: the root page only leads to it.
+	mv _build/one/_build/singlehtml/book/index.html _build/one/_build/singlehtml/index.html
+	$(BIN)/python tools/pdf.py _build/one/_build/singlehtml/index.html $(PDF)
+	@echo 'Open "$(CURDIR)/$(PDF)"'
 
 bench: .venv-bench/installed ## Measure the attacks beside other libraries (DEVICE=cuda, FRESH=1, ONLY=ours)
 	.venv-bench/bin/python -m benchmarks $(if $(ONLY),attacks page --only $(ONLY)) --device $(DEVICE) $(if $(FRESH),--fresh)

@@ -209,3 +209,17 @@ def test_a_page_describes_itself(browser, address):
         assert page.locator("meta[property='og:title']").evaluate(say) == "The circle"
         picture = page.locator("meta[property='og:image']").evaluate(say)
         assert (SITE / "_static" / picture.rpartition("/")[2]).is_file()
+
+
+def test_a_page_is_printed_with_bookmarks_and_open_solutions(browser, tmp_path):
+    page, out = SITE / "book" / "circle.html", tmp_path / "circle.pdf"
+    subprocess.run([sys.executable, ROOT / "tools" / "pdf.py", page, out], check=True)
+    content = out.read_bytes()
+    assert content.startswith(b"%PDF") and content.count(b"/Type /Page\n") > 8
+    assert b"/Outlines" in content
+
+
+def test_without_chromium_the_printer_says_what_is_missing(tmp_path):
+    command = [sys.executable, ROOT / "tools" / "pdf.py", "page.html", "page.pdf"]
+    ran = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stderr.startswith("Chromium prints the book, and was not found.")

@@ -1,4 +1,4 @@
-"""Print the book, as one page of HTML, to a PDF: `python tools/pdf.py _build/singlehtml/book/index.html book.pdf`.
+"""Print the book, as one page of HTML, to a PDF: `python tools/pdf.py PAGE.html BOOK.pdf`.
 
 Chromium prints; it must be installed, or its path be in the variable CHROMIUM. What is folded on the pages, solutions above
 all, is open in print; widgets stand there as the picture that pages without JavaScript show.
@@ -41,6 +41,7 @@ def write(page: Path, out: Path, chromium: str) -> None:
             path=out,
             format="A4",
             print_background=True,
+            scale=0.75,
             display_header_footer=True,
             header_template="<span></span>",
             footer_template=_FOOTER,

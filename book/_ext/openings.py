@@ -21,7 +21,8 @@ def _words(node: nodes.Node) -> int:
 def _add_minutes(app, doctree, docname):
     for box in list(doctree.findall(nodes.Admonition)):
         if "opening" in box["classes"]:
-            minutes = max(1, round(_words(doctree) / _WORDS_A_MINUTE))
+            # The box stands in the section that is the chapter; in print, the document is the whole book.
+            minutes = max(1, round(_words(box.parent) / _WORDS_A_MINUTE))
             box += nodes.paragraph(
                 "", "", nodes.strong("", "To read:"), nodes.Text(f" about {minutes} minutes, without the exercises.")
             )
