@@ -1,7 +1,10 @@
 """The built book in a real browser: complete, quiet and readable, wide and narrow, light and dark."""
 
 import re
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from conftest import SITE
@@ -209,6 +212,9 @@ def test_a_page_describes_itself(browser, address):
         assert page.locator("meta[property='og:title']").evaluate(say) == "The circle"
         picture = page.locator("meta[property='og:image']").evaluate(say)
         assert (SITE / "_static" / picture.rpartition("/")[2]).is_file()
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_page_is_printed_with_bookmarks_and_open_solutions(browser, tmp_path):

@@ -1,7 +1,7 @@
 """Print the book, as one page of HTML, to a PDF: `python tools/pdf.py PAGE.html BOOK.pdf`.
 
-Chromium prints; it must be installed, or its path be in the variable CHROMIUM. What is folded on the pages, solutions above
-all, is open in print; widgets stand there as the picture that pages without JavaScript show.
+Chromium prints; it must be installed, or its path be in the variable CHROMIUM. What is folded on the pages, solutions
+above all, is open in print; widgets stand there as the picture that pages without JavaScript show.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     names = ("chromium", "chromium-browser", "google-chrome")
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if chromium is None:
-        sys.exit("Chromium prints the book, and was not found. Install it (Debian: apt install chromium), or set CHROMIUM.")
+        sys.exit("Chromium prints the book, and was not found. Install it, or set CHROMIUM to its path.")
     write(options.page, options.out, chromium)
 
 
