@@ -21,6 +21,8 @@ _UNFOLD = """() => {
   for (const picture of document.querySelectorAll("img[loading=lazy]")) picture.loading = "eager";
   return Promise.all([...document.images].map((picture) => picture.decode().catch(() => {})));
 }"""
+# Code, figures and small tables do not break over pages.
+_PRINT = ".cell_input, .cell_output > *, figure, tr { break-inside: avoid; } h2, h3, h4 { break-after: avoid; }"
 _FOOTER = (
     '<div style="width: 100%; text-align: center; font: 8pt sans-serif; color: #555">'
     '<span class="pageNumber"></span></div>'
@@ -36,6 +38,7 @@ def write(page: Path, out: Path, chromium: str) -> None:
         tab.emulate_media(media="print", color_scheme="light", reduced_motion="reduce")
         tab.set_default_timeout(300_000)
         tab.goto(page.resolve().as_uri())
+        tab.add_style_tag(content=_PRINT)
         tab.evaluate(_UNFOLD)
         tab.pdf(
             path=out,
