@@ -1,0 +1,19 @@
+// A square picture of the plane: `unit` pixels a unit, the origin in the middle; angles in turns.
+import { path } from "./view.js";
+
+export function plane(size, unit) {
+  const middle = size / 2;
+  const at = ([x, y]) => [middle + unit * x, middle - unit * y];
+  const on = (turn, radius = 1) => [radius * Math.cos(2 * Math.PI * turn), radius * Math.sin(2 * Math.PI * turn)];
+  // The arc of a circle about the origin, and the point `across` along the line with this normal and offset.
+  const sweep = (from, to, radius = 1) =>
+    `M${at(on(from, radius))}A${unit * radius} ${unit * radius} 0 ${Math.abs(to - from) > 0.5 ? 1 : 0} ${to > from ? 0 : 1} ${at(on(to, radius))}`;
+  const along = (turn, offset, across) => {
+    const [c, s] = on(turn);
+    return at([offset * c - across * s, offset * s + across * c]);
+  };
+  const lineOf = (turn, offset) => path([along(turn, offset, -9), along(turn, offset, 9)]);
+  const sideOf = (turn, offset) => `${path([along(turn, offset, -9), along(turn, offset, 9), along(turn, 9, 9), along(turn, 9, -9)])}Z`;
+  const from = (x, y) => [(x - middle) / unit, (middle - y) / unit];
+  return { at, on, sweep, along, lineOf, sideOf, from };
+}

