@@ -223,6 +223,25 @@ def test_the_pointer_moves_the_line_the_point_and_eta(page):
     assert at("η, size of the move") == pytest.approx(10, rel=0.1)
 
 
+def number(page, label):
+    """What a slider says, as a number."""
+    return float(page.get_by_label(label).get_attribute("aria-valuetext").strip("°%").replace("−", "-"))
+
+
+def test_projection_moves_the_point_off_the_circle(visit):
+    page = visit("projection")
+    second = page.locator(".companion-widget svg[role=img]").nth(1)
+    second.scroll_into_view_if_needed()
+    unit = 98 * second.bounding_box()["width"] / 300
+    drag(page, second.locator("[data-grip=y]"), -0.8 * unit, 0.5 * unit)
+    assert number(page, "y, across") == pytest.approx(0.45 - 0.8, abs=0.02)
+    assert number(page, "y, up") == pytest.approx(0.12 - 0.5, abs=0.02)
+    now = widgets.ProjectionWidget(y1=number(page, "y, across"), y2=number(page, "y, up"))
+    assert float(now.witness.distance) < float("inf")
+    assert value(page, "at most twice that") == f"{float(now.witness.distance):.3f}"
+    assert value(page, "into the wedge") == f"{now.radii[0]:.3f}"
+
+
 @EVERY
 def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     page = visit(widget._module)

@@ -108,6 +108,24 @@ def test_theorem_1_agrees_with_the_package(evaluate):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
 
 
+def test_projection_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(1)
+    low, high = [-180, -1, -0.5, -1.45, -1.45], [180, 1, 0.5, 1.45, 1.45]
+    rows = rng.uniform(low, high, (300, 5)).tolist() + [[0, -0.98, 0, 0, 0], [20, 1, 0.1, 1, 0], [20, -1, 0.1, 1, 0]]
+    call = "[m.projectedRadius(...v), m.witness(...v.slice(0, 3), v.slice(3))]"
+    for (angle, offset, z, y1, y2), (radius, found) in zip(rows, evaluate("projection_math", call, rows), strict=True):
+        widget = widgets.ProjectionWidget(angle=angle, offset=offset, z=z, y1=y1, y2=y2)
+        expected = widget.radii[0]
+        assert radius == (None if expected == np.inf else pytest.approx(expected, abs=1e-12))
+        witness = widget.witness
+        assert found["latent"] == pytest.approx(float(witness.latent), abs=1e-12)
+        assert found["residual"] == pytest.approx(float(witness.residual), abs=1e-12)
+        assert found["changed"] == bool(witness.distance.isfinite())
+        if found["changed"]:
+            assert found["distance"] == pytest.approx(float(witness.distance), abs=1e-12)
+            assert found["distance"] <= 2 * found["length"] + 1e-12
+
+
 def test_numbers_read_as_a_person_writes_them(evaluate):
     shown = {0.0157979: "0.0158", 12.5: "12.5", 1.2e-7: "1.2·10⁻⁷", -0.5: "−0.5", 100: "100", 0: "0"}
     assert evaluate("view", "m.show(v)", list(shown)) == list(shown.values())

@@ -2,6 +2,7 @@
 
 from companion.widgets._base import javascript, modules, registry
 from companion.widgets.circle import CircleWidget
+from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
 
-__all__ = ["CircleWidget", "Theorem1Widget", "javascript", "modules", "registry"]
+__all__ = ["CircleWidget", "ProjectionWidget", "Theorem1Widget", "javascript", "modules", "registry"]

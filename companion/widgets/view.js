@@ -147,14 +147,14 @@ function slider({ name, label, colour, min = 0, max, step = 1, stops, read, writ
   const node = html("div", {}, html("div", { class: "split" }, title, output), input);
   const update = () => {
     const value = read();
-    input.value = stops ? nearest(stops, value) : value;
+    input.value = stops ? nearestStop(stops, value) : value;
     output.textContent = text(value);
     input.setAttribute("aria-valuetext", output.textContent);
   };
   return { node, update };
 }
 
-const nearest = (stops, value) =>
+const nearestStop = (stops, value) =>
   stops.reduce((best, stop, k) => (Math.abs(Math.log(stop / value)) < Math.abs(Math.log(stops[best] / value)) ? k : best), 0);
 
 // A few named choices, one of which holds: `options` maps values to labels.
