@@ -45,7 +45,7 @@ def test_a_value_out_of_range_is_refused_when_made_and_when_set(widget):
 def test_an_unknown_name_is_refused():
     with pytest.raises(TypeError, match="angel"):
         widgets.CircleWidget(angel=3)
-    with pytest.raises(ValueError, match="name must be one of 'circle', 'theorem1'.*, got 'square'"):
+    with pytest.raises(ValueError, match="name must be one of .*'circle', .*, got 'square'"):
         widgets.javascript("square")
 
 
@@ -253,6 +253,8 @@ def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
         area = slider if slider.get_attribute("type") == "range" else slider.locator("..")
         assert area.bounding_box()["height"] >= 24
         assert slider.get_attribute("data-lm-suppress-shortcuts") == "true"
+        if slider.get_attribute("type") == "radio" and not slider.is_checked():
+            continue  # the arrow keys get there
         slider.focus()
         page.keyboard.press("Tab")
         page.keyboard.press("Shift+Tab")

@@ -126,6 +126,40 @@ def test_projection_agrees_with_the_package(evaluate):
             assert found["distance"] <= 2 * found["length"] + 1e-12
 
 
+def test_transferability_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(2)
+    low, high = [-180, -0.8, 0, -0.5, 0], [180, 0.8, 0.4, 0.5, 2]
+    rows = rng.uniform(low, high, (100, 5)).tolist() + [[26, 0.25, 0, 0.125, 1], [26, 0.0, 0.19, 0.1, 2]]
+    call = "[m.joint(...v.slice(0, 4)), m.transferBound(v[1], v[2], v[4])]"
+    every = np.linspace(0, 1, 40_001)[:-1]
+    circle_points = circle.Circle()(torch.tensor(every)[:, None])
+    found = evaluate("transferability_math", call, rows)
+    for (angle, offset, delta, z, eta), (joint, bound) in zip(rows, found, strict=True):
+        widget = widgets.TransferabilityWidget(angle=angle, offset=offset, delta=delta, z=z, eta=eta)
+        assert joint["free"] == pytest.approx(widget.joint_radius, abs=1e-9)
+        assert bound == pytest.approx(widget.bound, abs=1e-9)
+        x = circle.Circle()(torch.tensor([[z]], dtype=torch.float64))
+        labels = [line(circle_points).argmax(1) != line(x).argmax(1) for line in widget.classifiers]
+        apart = (circle_points - x).norm(dim=1)[labels[0] & labels[1]]
+        nearest = float(apart.min()) if len(apart) else None
+        assert joint["along"] == (nearest and pytest.approx(nearest, abs=2e-4))
+        # What both put into class 1 is an arc again.
+        half = np.arccos(offset) - np.pi * delta / 2
+        middle = np.radians(angle + 90 * delta)
+        shared = circle.class_probabilities(circle.HalfPlane([np.cos(middle), np.sin(middle)], np.cos(half)))[1]
+        one, other = (circle.class_probabilities(line)[1] for line in widget.classifiers)
+        assert float(one + other - 2 * shared) == pytest.approx(delta, abs=1e-7)
+
+
+def test_the_share_that_one_perturbation_fools_is_that_of_a_fine_grid(evaluate):
+    rows = [[26, 0.25, 0.19, 0.8], [26, 0.25, 0.02, 0.4], [100, -0.5, 0.3, 1.2]]
+    for row, found in zip(rows, evaluate("transferability_math", "m.fooled(...v)", rows), strict=True):
+        widget = widgets.TransferabilityWidget(angle=row[0], offset=row[1], delta=row[2])
+        turns = (torch.arange(2_000_000, dtype=torch.float64)[:, None] + 0.5) / 2_000_000
+        share = (widget.joint_radii(circle.Circle()(turns)) <= row[3]).double().mean()
+        assert found == pytest.approx(float(share), abs=3e-6)
+
+
 def test_numbers_read_as_a_person_writes_them(evaluate):
     shown = {0.0157979: "0.0158", 12.5: "12.5", 1.2e-7: "1.2·10⁻⁷", -0.5: "−0.5", 100: "100", 0: "0"}
     assert evaluate("view", "m.show(v)", list(shown)) == list(shown.values())

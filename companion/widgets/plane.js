@@ -17,3 +17,15 @@ export function plane(size, unit) {
   const from = (x, y) => [(x - middle) / unit, (middle - y) / unit];
   return { at, on, sweep, along, lineOf, sideOf, from };
 }
+
+// Of a convex polygon, what lies where a·x + b·y ≥ c.
+export function clip(polygon, [a, b], c) {
+  const value = ([x, y]) => a * x + b * y - c;
+  return polygon.flatMap((p, k) => {
+    const q = polygon[(k + 1) % polygon.length];
+    const [u, v] = [value(p), value(q)];
+    const cut = u * v < 0 ? [[p[0] + ((q[0] - p[0]) * u) / (u - v), p[1] + ((q[1] - p[1]) * u) / (u - v)]] : [];
+    return u >= 0 ? [p, ...cut] : cut;
+  });
+}
+export const square = (half) => [[-half, -half], [half, -half], [half, half], [-half, half]];

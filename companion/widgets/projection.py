@@ -56,7 +56,7 @@ class ProjectionWidget(Widget):
 
     @property
     def witness(self) -> Witness:
-        """What the proof of Theorem 2 makes of y, one row: its projection, and whether f changes there."""
+        """What the proof of Theorem 2 makes of y (its projection, and whether f changes there), one row."""
         x = circle.Circle()(torch.tensor([[self.z]], dtype=torch.float64))
         y = torch.tensor([[self.y1, self.y2]], dtype=torch.float64)
         return ProjectedClassifier(circle.Circle(), self.classifier).witness(x, y)

@@ -15,6 +15,7 @@ const STYLE = `
     --paper: var(--pst-color-background, var(--jp-layout-color0, var(--vscode-editor-background, Canvas)));
     --muted: color-mix(in srgb, var(--ink) 74%, var(--paper));
     --faint: color-mix(in srgb, var(--ink) 18%, var(--paper));
+    --dot: color-mix(in srgb, #555 85%, var(--ink));
     --focus: var(--pst-color-primary, var(--jp-brand-color1, Highlight));
     box-sizing: border-box; max-width: 46rem; margin: 0 auto; padding: clamp(.6rem, 2.5vw, 1.1rem);
     border: 1px solid var(--faint); border-radius: .75rem; background: var(--paper); color: var(--ink);
