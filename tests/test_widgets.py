@@ -242,6 +242,20 @@ def test_projection_moves_the_point_off_the_circle(visit):
     assert value(page, "into the wedge") == f"{now.radii[0]:.3f}"
 
 
+def test_tightness_exchanges_the_shape_and_refuses_others(visit):
+    with pytest.raises(ValueError, match="shape must be one of 'tripod', .*, got 'ball'"):
+        widgets.TightnessWidget(shape="ball")
+    page = visit("tightness")
+    page.get_by_label("half-space").check()
+    page.wait_for_timeout(100)
+    assert value(page, "strip / bound") == "1.000"
+    page.get_by_label("half-space").press("ArrowUp")
+    page.wait_for_timeout(100)
+    slabs = widgets.TightnessWidget(shape="slabs")
+    assert value(page, "the strip") == f"{100 * slabs.law:.1f} %"
+    assert value(page, "same shares") == f"{100 * slabs.bound:.1f} %"
+
+
 @EVERY
 def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     page = visit(widget._module)

@@ -12,7 +12,7 @@ from scipy import special
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import circle, figures, vulnerability, widgets
+from companion import circle, figures, tightness, vulnerability, widgets
 from companion.smoothness import Lipschitz
 
 
@@ -158,6 +158,44 @@ def test_the_share_that_one_perturbation_fools_is_that_of_a_fine_grid(evaluate):
         turns = (torch.arange(2_000_000, dtype=torch.float64)[:, None] + 0.5) / 2_000_000
         share = (widget.joint_radii(circle.Circle()(turns)) <= row[3]).double().mean()
         assert found == pytest.approx(float(share), abs=3e-6)
+
+
+def test_tightness_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(3)
+    rows = [
+        [shape, turn, x, y, t]
+        for shape in ("tripod", "slabs", "half-space")
+        for turn, x, y, t in rng.uniform([-180, -2, -2, 0], [180, 2, 2, 2], (60, 4)).tolist()
+    ] + [["tripod", 0, 2, 2, 0.01], ["tripod", 45, -2, -2, 2], ["slabs", 0, 0, 0, 0.5]]
+    call = (
+        "(() => { const c = m.partition(v[0], v[1], v.slice(2, 4)), p = m.shares(c);"
+        " return [c.map((one) => [...one.w, one.b]), p, m.law(c, v[4]), m.floor(p, v[4])]; })()"
+    )
+    for (shape, turn, x, y, t), (cells, p, law, floor) in zip(
+        rows, evaluate("tightness_math", call, rows), strict=True
+    ):
+        widget = widgets.TightnessWidget(shape=shape, turn=turn, shift_x=x, shift_y=y, t=t)
+        partition = widget.partition
+        expected = torch.cat([partition.weights, partition.biases[:, None]], dim=1)
+        np.testing.assert_allclose(cells, expected, atol=1e-12)
+        np.testing.assert_allclose(p, widget.class_probabilities, rtol=0, atol=1e-10)
+        assert law == pytest.approx(widget.law, abs=1e-10)
+        assert floor == pytest.approx(widget.bound, abs=1e-9)
+        assert law >= floor - 1e-8
+
+
+@pytest.mark.parametrize("shape", ["tripod", "slabs", "half-space"])
+def test_the_quadrature_of_tightness_is_the_counted_law(shape):
+    widget = widgets.TightnessWidget(shape=shape, turn=20, shift_x=0.4, shift_y=-0.7, t=0.3)
+    counted = tightness.latent_law(widget.partition, 0.3, confidence=0.9999)
+    assert counted.low <= widget.law <= counted.high
+    shares = tightness.class_probabilities(widget.partition)
+    assert (shares - widget.class_probabilities).abs().max() < 2e-3
+    middle = widgets.TightnessWidget(shape=shape, t=0.8)
+    if shape == "tripod":
+        assert middle.law == pytest.approx(float(tightness.simplex_law(0.8, 3)), abs=1e-12)
+    elif shape == "half-space":
+        assert middle.law == pytest.approx(middle.bound, abs=1e-12)
 
 
 def test_numbers_read_as_a_person_writes_them(evaluate):

@@ -4,12 +4,14 @@ from companion.widgets._base import javascript, modules, registry
 from companion.widgets.circle import CircleWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
+from companion.widgets.tightness import TightnessWidget
 from companion.widgets.transferability import TransferabilityWidget
 
 __all__ = [
     "CircleWidget",
     "ProjectionWidget",
     "Theorem1Widget",
+    "TightnessWidget",
     "TransferabilityWidget",
     "javascript",
     "modules",
