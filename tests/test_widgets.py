@@ -256,6 +256,26 @@ def test_tightness_exchanges_the_shape_and_refuses_others(visit):
     assert value(page, "same shares") == f"{100 * slabs.bound:.1f} %"
 
 
+def test_approximation_moves_a_point_and_pairs_again(visit):
+    for points in ([[0, 0]] * 11, [[0, 0]] * 11 + [[0, 3]], [[0, 0, 0]] * 12):
+        with pytest.raises(ValueError, match="real must be 12 points .* from -2.6 to 2.6, got"):
+            widgets.ApproximationWidget(real=points)
+    page = visit("approximation")
+    picture = page.locator(".companion-widget svg[role=img]").first
+    picture.scroll_into_view_if_needed()
+    drag(page, picture.locator("[data-grip='2']"), 30, -20)
+    moved = [number(page, "the point, across"), number(page, "the point, up")]
+    made = widgets.ApproximationWidget()
+    unit = 46 * picture.bounding_box()["width"] / 340
+    assert moved == pytest.approx([made.real[2][0] + 30 / unit, made.real[2][1] + 20 / unit], abs=0.04)
+    made.real = [moved if k == 2 else point for k, point in enumerate(made.real)]
+    assert value(page, "of these points") == f"{float(made.transport.distance):.3f}"
+    page.get_by_label("points in each sample").press("End")
+    page.wait_for_timeout(100)
+    made.n = 12
+    assert value(page, "of these points") == f"{float(made.transport.distance):.3f}"
+
+
 @EVERY
 def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     page = visit(widget._module)

@@ -12,7 +12,7 @@ from scipy import special
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import circle, figures, tightness, vulnerability, widgets
+from companion import approximation, circle, figures, tightness, vulnerability, widgets
 from companion.smoothness import Lipschitz
 
 
@@ -196,6 +196,40 @@ def test_the_quadrature_of_tightness_is_the_counted_law(shape):
         assert middle.law == pytest.approx(float(tightness.simplex_law(0.8, 3)), abs=1e-12)
     elif shape == "half-space":
         assert middle.law == pytest.approx(middle.bound, abs=1e-12)
+
+
+def test_approximation_agrees_with_the_package(evaluate):
+    draws = torch.Generator().manual_seed(4)
+    rows = [torch.randn(2, n, 2, generator=draws, dtype=torch.float64) for n in (*range(1, 13), 12, 12, 7)]
+    rows[-1] = rows[-1].round()  # with ties
+    found = evaluate("approximation_math", "m.pairing(...v)", [row.tolist() for row in rows])
+    for (real, generated), pairing in zip(rows, found, strict=True):
+        expected = approximation.transport(real, generated).distance
+        assert pairing["distance"] == pytest.approx(float(expected), abs=1e-12)
+        assert sorted(pairing["partner"]) == list(range(len(real)))
+        partners = generated[torch.tensor(pairing["partner"])]
+        assert float((real - partners).norm(dim=1).mean()) == pytest.approx(float(expected), abs=1e-12)
+    widget = widgets.ApproximationWidget(n=9, shift=0.3)
+    samples = [sample.tolist() for sample in widget.samples]
+    ((real, generated, distance),) = evaluate(
+        "approximation_math", "[m.meanRadius(v[0]), m.meanRadius(v[1]), m.pairing(...v).distance]", [samples]
+    )
+    assert (real, generated) == pytest.approx(widget.mean_radii, abs=1e-12)
+    assert distance == pytest.approx(float(widget.transport.distance), abs=1e-12)
+    assert abs(real - generated) <= distance
+
+
+def test_the_mean_over_samples_is_that_of_the_package(evaluate):
+    numbers = evaluate("approximation_math", "m.normals(4800)", [0])[0]
+    assert np.mean(numbers) == pytest.approx(0, abs=0.05)
+    assert np.std(numbers) == pytest.approx(1, abs=0.04)
+    points = torch.tensor(numbers, dtype=torch.float64).reshape(100, 2, 12, 2)
+    for shift, found in zip((0, 0.75), evaluate("approximation_math", "m.meanDistances(v)", [0, 0.75]), strict=True):
+        moved = points + torch.tensor([[[0, 0]], [[shift, 0]]], dtype=torch.float64)
+        for n in (1, 5, 12):
+            distances = [approximation.transport(pair[0, :n], pair[1, :n]).distance for pair in moved]
+            assert found[n - 1] == pytest.approx(float(torch.stack(distances).mean()), abs=1e-12)
+        assert np.all(np.diff(found) < 0) and found[-1] > shift
 
 
 def test_numbers_read_as_a_person_writes_them(evaluate):

@@ -1,6 +1,7 @@
 """Things to play with, in a live notebook (Python reads and sets their values) and on the static page of the book."""
 
 from companion.widgets._base import javascript, modules, registry
+from companion.widgets.approximation import ApproximationWidget
 from companion.widgets.circle import CircleWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
@@ -8,6 +9,7 @@ from companion.widgets.tightness import TightnessWidget
 from companion.widgets.transferability import TransferabilityWidget
 
 __all__ = [
+    "ApproximationWidget",
     "CircleWidget",
     "ProjectionWidget",
     "Theorem1Widget",
