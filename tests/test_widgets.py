@@ -313,6 +313,42 @@ def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     assert "undefined" not in page.locator(".companion-widget").inner_text()
 
 
+# The part of anywidget's model that the modules use, and a change that comes from Python.
+_LIVE = """async ([code, values, changed]) => {
+    const listeners = {};
+    const tell = (name) => (listeners[`change:${name}`] ?? []).forEach((listener) => listener());
+    const model = {
+        get: (name) => values[name],
+        set: (name, value) => { values[name] = value; tell(name); },
+        save_changes: () => {},
+        on: (event, listener) => (listeners[event] ??= new Set()).add(listener),
+        off: (event, listener) => listeners[event].delete(listener),
+    };
+    const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+    const el = document.body.appendChild(document.createElement("div"));
+    const stop = (await import(url)).default.render({ model, el });
+    const status = el.firstChild.shadowRoot.querySelector("[role=status]");
+    const before = status.textContent;
+    for (const [name, value] of Object.entries(changed)) model.set(name, value);
+    await new Promise((done) => setTimeout(done, 500));
+    stop();
+    const left = Object.values(listeners).reduce((sum, set) => sum + set.size, 0);
+    return [before, status.textContent, left];
+}"""
+
+
+@EVERY
+def test_in_a_kernel_the_page_follows_python_and_tidies_up(browser, widget):
+    page = browser.new_page()
+    made = widget()
+    traits = widget.class_traits(value=True)
+    changed = {name: trait.low for name, trait in traits.items() if isinstance(getattr(trait, "low", None), int)}
+    before, after, left = page.evaluate(_LIVE, [widgets.javascript(widget._module), made._values(), changed])
+    assert before != after
+    assert left == 0
+    page.close()
+
+
 @EVERY
 def test_without_javascript_a_picture_and_a_sentence_stand_in(browser, site, widget):
     context = browser.new_context(java_script_enabled=False)

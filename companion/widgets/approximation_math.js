@@ -3,34 +3,36 @@
 export const MOST = 12;
 const PAIRS = 100;
 
-// The cheapest pairing of n real with n generated points, exactly: for every set of generated points, that of the first
-// so many real points with them.
+// The cheapest pairing of n real with n generated points, exactly: one real point after the other gets a partner, by the
+// cheapest chain of exchanges among those before it. Prices keep cost − u − v at least 0, and at 0 for partners.
 export function pairing(real, generated) {
   const n = real.length;
   const cost = real.map((p) => generated.map((q) => Math.hypot(p[0] - q[0], p[1] - q[1])));
-  const least = new Float64Array(1 << n).fill(Infinity);
-  const last = new Int8Array(1 << n);
-  least[0] = 0;
-  for (let set = 0, size = 0; set < 1 << n; set++, size = bits(set)) {
-    if (size === n) break;
-    for (let j = 0; j < n; j++) {
-      if (set & (1 << j)) continue;
-      const value = least[set] + cost[size][j];
-      if (value < least[set | (1 << j)]) {
-        least[set | (1 << j)] = value;
-        last[set | (1 << j)] = j;
+  const [u, v, owner] = [new Array(n).fill(0), new Array(n).fill(0), new Array(n).fill(-1)];
+  for (let start = 0; start < n; start++) {
+    const [least, before, done] = [new Array(n).fill(Infinity), new Array(n).fill(-1), new Array(n).fill(false)];
+    let [row, last, length] = [start, -1, 0];
+    while (row >= 0) {
+      let next = -1;
+      for (let j = 0; j < n; j++) {
+        if (done[j]) continue;
+        const value = length + cost[row][j] - u[row] - v[j];
+        if (value < least[j]) [least[j], before[j]] = [value, last];
+        if (next < 0 || least[j] < least[next]) next = j;
       }
+      done[next] = true;
+      [last, length, row] = [next, least[next], owner[next]];
     }
+    u[start] += length;
+    for (let j = 0; j < n; j++) {
+      if (!done[j] || owner[j] < 0) continue;
+      u[owner[j]] += length - least[j];
+      v[j] -= length - least[j];
+    }
+    for (let j = last; j >= 0; j = before[j]) owner[j] = before[j] < 0 ? start : owner[before[j]];
   }
-  const partner = [];
-  for (let set = (1 << n) - 1, k = n - 1; k >= 0; set ^= 1 << partner[k], k--) partner[k] = last[set];
-  return { distance: least[(1 << n) - 1] / n, partner };
-}
-
-function bits(set) {
-  let count = 0;
-  for (; set; set &= set - 1) count++;
-  return count;
+  const partner = real.map((_, i) => owner.indexOf(i));
+  return { distance: partner.reduce((sum, j, i) => sum + cost[i][j], 0) / n, partner };
 }
 
 // Standard normal numbers, the same every time: a multiplicative congruential generator, and Box and Muller's map.
@@ -40,10 +42,15 @@ export function normals(count) {
   return Array.from({ length: count }, () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()));
 }
 
+let drawn;
+function samples() {
+  const numbers = normals(PAIRS * MOST * 4);
+  return Array.from({ length: PAIRS * MOST * 2 }, (_, k) => [numbers[2 * k], numbers[2 * k + 1]]);
+}
+
 // The mean W₁ of n points of N(0, I) and n others of that law moved by `shift`, over 100 pairs of samples, for n = 1, …, 12.
 export function meanDistances(shift) {
-  const numbers = normals(PAIRS * MOST * 4);
-  const points = Array.from({ length: PAIRS * MOST * 2 }, (_, k) => [numbers[2 * k], numbers[2 * k + 1]]);
+  const points = (drawn ??= samples());
   const moved = points.map(([x, y]) => [x + shift, y]);
   return Array.from({ length: MOST }, (_, k) => {
     let sum = 0;

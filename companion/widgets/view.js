@@ -55,7 +55,9 @@ const STYLE = `
   fieldset { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 0; padding: 0; border: 0; }
   legend { padding: 0; font-weight: 600; }
   fieldset label { display: flex; gap: .45rem; align-items: center; min-height: 28px; font-weight: 400; cursor: pointer; }
-  input[type=radio] { width: 18px; height: 18px; margin: 0; accent-color: var(--focus); }
+  input[type=radio] { -webkit-appearance: none; appearance: none; width: 18px; height: 18px; margin: 0; cursor: pointer;
+    border: 2px solid var(--muted); border-radius: 50%; }
+  input[type=radio]:checked { border: 6px solid var(--focus); }
   input[type=radio]:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
   .mark { flex: none; width: 26px; align-self: center; }
   .bar { display: flex; height: 12px; border-radius: 6px; overflow: hidden; gap: 2px; margin: .25rem 0; }
