@@ -6,7 +6,9 @@ import re
 
 
 def _escape(app, what, name, obj, options, lines):
-    lines[:] = [re.sub(r"(`[^`]*`)|([*|]|_\b)", lambda found: found[1] or "\\" + found[2], line) for line in lines]
+    lines[:] = [
+        re.sub(r"(`[^`]*`)|([*|]|_\b)", lambda found: found[1] or "\\" + found[2], line) for line in lines
+    ]
     if what == "module":
         starts = [n for n, line in enumerate(lines) if line.startswith("  ") and not lines[n - 1]]
         for n in reversed(starts):
