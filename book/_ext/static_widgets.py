@@ -1,39 +1,51 @@
 """Brings the widgets of `companion.widgets` to life on pages without a kernel.
 
-A widget's stored output holds a placeholder with the module's name and the state. This extension writes one
-script with every module and a stand-in for the kernel, and adds it to the pages that have a placeholder only.
+A widget's stored output holds a placeholder with the module's name and the state. This extension writes every ES
+module as a script of its own, because a page opened from the disk may not import files, and adds to each page those
+that its placeholders need, and the stand-in for the kernel.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from docutils import nodes
 
 from companion import widgets
 
-_SCRIPT = "static_widgets.js"
+_PLACEHOLDER = re.compile(r'class="companion-widget" data-module="(\w+)"')
+_SHIM = Path(__file__).with_name("shim.js")
 
 
-def script() -> str:
-    """The script of the static pages: shim.js with the widgets' modules written in."""
-    modules = {name: widgets.javascript(name) for name in ("circle", "theorem1")}
-    shim = Path(__file__).with_name("shim.js").read_text(encoding="utf-8")
-    return shim.replace("{/* MODULES */}", json.dumps(modules, ensure_ascii=False))
+def scripts(html: str) -> list[str]:
+    """The scripts, in the order of loading, that the placeholders in some HTML need; none without placeholders."""
+    found = _PLACEHOLDER.findall(html)
+    needed = dict.fromkeys(module for name in found for module in widgets.modules(name))
+    return [f"widgets/{module}.js" for module in needed] + ["widgets/shim.js"] * bool(found)
+
+
+def write(folder: Path) -> None:
+    """Write every script into a folder `widgets`, made if it is not there."""
+    folder = folder / "widgets"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in widgets.registry:
+        for module, text in widgets.modules(name).items():
+            kept = f"(globalThis.companionModules ??= {{}}).{module} = {json.dumps(text, ensure_ascii=False)};\n"
+            (folder / f"{module}.js").write_text(kept, encoding="utf-8")
+    (folder / "shim.js").write_text(_SHIM.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _write(app):
     if app.builder.format == "html":
-        static = Path(app.outdir, "_static")
-        static.mkdir(parents=True, exist_ok=True)
-        (static / _SCRIPT).write_text(script(), encoding="utf-8")
+        write(Path(app.outdir, "_static"))
 
 
 def _add(app, pagename, templatename, context, doctree):
     raw = doctree.findall(nodes.raw) if doctree else ()
-    if any('class="companion-widget"' in node.astext() for node in raw):
-        app.add_js_file(_SCRIPT, loading_method="defer")
+    for script in scripts("\n".join(node.astext() for node in raw)):
+        app.add_js_file(script, loading_method="defer")
 
 
 def setup(app):

