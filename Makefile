@@ -3,6 +3,10 @@
 # The first Python that is new enough, or your own: make book PYTHON=/path/to/python
 PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13 python3.14 python,\
 	$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
+# Which build of PyTorch goes into .venv when it is made. On Linux PyPI has only the one for NVIDIA's cards, which is 2.7 GB
+# with the libraries it brings along; the one for processors, 0.2 GB, comes from PyTorch's own index. TORCH=cuda takes PyPI's.
+TORCH ?= cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
 PORT ?= 8000
 # The notebooks that make notebooks executes: make notebooks NOTEBOOKS=book/circle.ipynb
 NOTEBOOKS ?= $(wildcard book/*.ipynb)
@@ -11,6 +15,9 @@ NOTEBOOKS ?= $(wildcard book/*.ipynb)
 DEVICE ?= cpu
 FRESH ?=
 ONLY ?=
+
+TORCH_OF_ITS_OWN := $(filter Linux/cpu,$(shell uname -s)/$(TORCH))
+DOWNLOAD := $(if $(filter Linux/cuda,$(shell uname -s)/$(TORCH)),3,0.5) GB
 
 BIN := .venv/bin
 PAGE := _build/html/index.html
@@ -65,7 +72,10 @@ $(PAGE): $(SOURCES) .venv/installed node_modules/installed
 		'$(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
 	@# pip comes last: without it, making .venv was interrupted.
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo 'Installing the pinned packages into .venv; this once needs the network and some minutes.'
+	@echo 'Installing the pinned packages into .venv: once, some minutes and $(DOWNLOAD) from the network.'
+	@$(if $(TORCH_OF_ITS_OWN),$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps --retries 2 \
+		--index-url $(TORCH_INDEX) torch || { echo 'PyTorch for processors could not be installed; the lines' \
+		'above say why. PyPI has another build (2.7 GB): make $(MAKECMDGOALS) TORCH=cuda'; exit 1; })
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools \
 	&& $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
 		-e '.[book,data,site,test]' || { echo 'The packages could not be installed; the lines above' \
