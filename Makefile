@@ -8,6 +8,8 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13 
 TORCH ?= cpu
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 PORT ?= 8000
+# How long make fuzz works on each kind of file, in seconds
+FUZZ ?= 60
 # The notebooks that make notebooks executes: make notebooks NOTEBOOKS=book/circle.ipynb
 NOTEBOOKS ?= $(wildcard book/*.ipynb)
 # Where make bench measures, and whether it forgets what it measured before: make bench DEVICE=cuda FRESH=1. ONLY=ours or
@@ -25,7 +27,7 @@ SOURCES := _config.yml _toc.yml $(wildcard benchmarks/*.md benchmarks/*.png) $(s
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book test serve notebooks bench links setup freeze clean
+.PHONY: help book test serve notebooks bench fuzz links setup freeze clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -45,6 +47,9 @@ notebooks: setup ## Execute the notebooks and save their outputs (NOTEBOOKS=)
 bench: .venv-bench/installed ## Measure the attacks beside other libraries (DEVICE=cuda, FRESH=1, ONLY=ours)
 	.venv-bench/bin/python -m benchmarks $(if $(ONLY),attacks page --only $(ONLY)) --device $(DEVICE) $(if $(FRESH),--fresh)
 
+fuzz: .venv-fuzz/installed ## Feed damaged files to everything that reads one (FUZZ= seconds for each kind)
+	.venv-fuzz/bin/python -m tools.fuzz --seconds $(FUZZ)
+
 links: setup ## Check the links to other sites
 	$(BIN)/jupyter-book build . --builder linkcheck
 
@@ -56,7 +61,7 @@ freeze: setup ## Write the installed versions to constraints.txt
 	mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf .venv .venv-bench _build node_modules *.egg-info
+	rm -rf .venv .venv-bench .venv-fuzz _build node_modules *.egg-info
 
 # Always from scratch: Sphinx repeats no warning for a page it has already read.
 $(PAGE): $(SOURCES) .venv/installed node_modules/installed
@@ -90,7 +95,9 @@ node_modules/installed: package.json package-lock.json .npmrc .venv/installed
 # The other libraries live beside .venv and import its packages; without their dependencies, no second torch comes along.
 SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 .venv-bench/installed: benchmarks/requirements.txt .venv/installed
-	$(BIN)/python -m venv .venv-bench
-	$(BIN)/python -c '$(SITE)' > "$$(.venv-bench/bin/python -c '$(SITE)')/house.pth"
-	.venv-bench/bin/pip install -q --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+.venv-fuzz/installed: tools/fuzz-requirements.txt .venv/installed
+.venv-bench/installed .venv-fuzz/installed:
+	$(BIN)/python -m venv $(@D)
+	$(BIN)/python -c '$(SITE)' > "$$($(@D)/bin/python -c '$(SITE)')/house.pth"
+	$(@D)/bin/pip install -q --disable-pip-version-check --no-deps -r $<
 	@touch $@

@@ -80,12 +80,20 @@ class Run:
             return 0
         remedy = "delete it and give the same command again: this network is then trained from its beginning"
         tensors, found = _files.read_tensors(self.checkpoint, remedy)
-        self.rows = json.loads(found.pop("log"))
+        log = found.pop("log", "")
         if found != self.settings:
             raise ValueError(
                 f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
                 f"{found}, asked for {self.settings}; delete it or choose another folder"
             )
+        try:
+            self.rows = json.loads(log)
+            return self._take(tensors, parts, optimizers)
+        except (IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+            raise _files.Damaged(f"{self.checkpoint} is no checkpoint of this network: {error!r}; {remedy}") from error
+
+    def _take(self, tensors: dict[str, Tensor], parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
+        """Put the tensors of a checkpoint where they belong; how many steps were done."""
         for name, part in parts.items():
             part.load_state_dict({key: tensors[f"{name}/{key}"] for key in part.state_dict()})
         for name, optimizer in optimizers.items():
