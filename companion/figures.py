@@ -364,7 +364,9 @@ def bracket(axis: Axes, lower: Mapping[str, float], upper: Mapping[str, float]) 
     middle = math.sqrt(max(below) * min(above))
     axis.text(middle, -0.75, "the truth is here", color=INK, ha="center", va="center", fontsize=11)
     for row, value in enumerate([*below, *above]):
-        marker, colour, away, side = (">", MEASURED, -10, "right") if row < len(below) else ("<", BOUND, 10, "left")
+        marker, colour, away, side = (
+            (">", MEASURED, -10, "right") if row < len(below) else ("<", BOUND, 10, "left")
+        )
         axis.plot(value, row, marker=marker, color=colour, markersize=11)
         text = f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
         axis.annotate(text, (value, row), (away, 0), textcoords="offset points", ha=side, va="center")

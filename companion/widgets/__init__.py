@@ -170,7 +170,9 @@ class Theorem1Widget(_Widget):
     lipschitz = _Number(1.0, 0.1, 100)
     eta = _Number(0.5, 0.01, 100)
 
-    def __init__(self, *, num_classes: int = 10, latent_dim: int = 100, lipschitz: float = 1.0, eta: float = 0.5):
+    def __init__(
+        self, *, num_classes: int = 10, latent_dim: int = 100, lipschitz: float = 1.0, eta: float = 0.5
+    ):
         super().__init__(num_classes=num_classes, latent_dim=latent_dim, lipschitz=lipschitz, eta=eta)
 
     @property
