@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_is_named_and_its_remedy_works(damaged, trained):
     assert (damaged / name).read_bytes() == (trained / name).read_bytes()
 
 
-@pytest.mark.parametrize("part", ["log", "layer/weight", "random", "done"])
+@pytest.mark.parametrize("part", ["log", "layer/weight", "random", "done", "seconds"])
 def test_a_checkpoint_of_other_layers_is_named(part, tmp_path):
     def run() -> None:
         layer = torch.nn.Linear(2, 1)
@@ -297,7 +297,8 @@ def test_a_checkpoint_of_other_layers_is_named(part, tmp_path):
     path = tmp_path / "checkpoints" / "a.safetensors"
     tensors, about = _files.read_tensors(path, "")
     about = {key: "[" if key == part else value for key, value in about.items()}
-    tensors = {key: torch.ones(3) if key == part else value for key, value in tensors.items()}
+    wrong = torch.tensor(-(2**40)) if part == "done" else torch.ones(3)
+    tensors = {key: wrong if key == part else value for key, value in tensors.items()}
     _files.write_tensors(path, tensors, about)  # with the right digest
     with pytest.raises(_files.Damaged, match="a.safetensors is no checkpoint of this network.*; delete it"):
         run()

@@ -105,7 +105,10 @@ class Run:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         self.random.set_state(tensors["random"])
         self.seconds = tensors["seconds"].item()
-        return int(tensors["done"])
+        done = int(tensors["done"])
+        if done < 0:
+            raise ValueError(f"{done} steps were done")
+        return done
 
 
 def publish(
