@@ -3,7 +3,13 @@
 # The first Python that is new enough, or your own: make book PYTHON=/path/to/python
 PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13 python3.14 python,\
 	$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
+# Which build of PyTorch goes into .venv when it is made. On Linux PyPI has only the one for NVIDIA's cards, which is 2.7 GB
+# with the libraries it brings along; the one for processors, 0.2 GB, comes from PyTorch's own index. TORCH=cuda takes PyPI's.
+TORCH ?= cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
 PORT ?= 8000
+# How long make fuzz works on each kind of file, in seconds
+FUZZ ?= 60
 # The notebooks that make notebooks executes: make notebooks NOTEBOOKS=book/circle.ipynb
 NOTEBOOKS ?= $(wildcard book/*.ipynb)
 # Where make bench measures, and whether it forgets what it measured before: make bench DEVICE=cuda FRESH=1. ONLY=ours or
@@ -12,6 +18,9 @@ DEVICE ?= cpu
 FRESH ?=
 ONLY ?=
 
+TORCH_OF_ITS_OWN := $(filter Linux/cpu,$(shell uname -s)/$(TORCH))
+DOWNLOAD := $(if $(filter Linux/cuda,$(shell uname -s)/$(TORCH)),3,0.5) GB
+
 BIN := .venv/bin
 PAGE := _build/html/index.html
 PDF := _build/adversarial-vulnerability.pdf
@@ -19,7 +28,7 @@ SOURCES := _config.yml _toc.yml $(wildcard benchmarks/*.md benchmarks/*.png) $(s
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book test serve notebooks launch pdf bench links setup freeze clean
+.PHONY: help book test serve notebooks launch pdf bench fuzz links setup freeze clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -51,6 +60,9 @@ pdf: setup ## Print the whole book to one PDF (needs Chromium)
 bench: .venv-bench/installed ## Measure the attacks beside other libraries (DEVICE=cuda, FRESH=1, ONLY=ours)
 	.venv-bench/bin/python -m benchmarks $(if $(ONLY),attacks page --only $(ONLY)) --device $(DEVICE) $(if $(FRESH),--fresh)
 
+fuzz: .venv-fuzz/installed ## Feed damaged files to everything that reads one (FUZZ= seconds for each kind)
+	.venv-fuzz/bin/python -m tools.fuzz --seconds $(FUZZ)
+
 links: setup ## Check the links to other sites
 	$(BIN)/jupyter-book build . --builder linkcheck
 
@@ -62,7 +74,7 @@ freeze: setup ## Write the installed versions to constraints.txt
 	mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf .venv .venv-bench _build node_modules *.egg-info
+	rm -rf .venv .venv-bench .venv-fuzz _build node_modules *.egg-info
 
 # Always from scratch: Sphinx repeats no warning for a page it has already read.
 $(PAGE): $(SOURCES) .venv/installed node_modules/installed
@@ -78,7 +90,10 @@ $(PAGE): $(SOURCES) .venv/installed node_modules/installed
 		'$(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
 	@# pip comes last: without it, making .venv was interrupted.
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo 'Installing the pinned packages into .venv; this once needs the network and some minutes.'
+	@echo 'Installing the pinned packages into .venv: once, some minutes and $(DOWNLOAD) from the network.'
+	@$(if $(TORCH_OF_ITS_OWN),$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps --retries 2 \
+		--index-url $(TORCH_INDEX) torch || { echo 'PyTorch for processors could not be installed; the lines' \
+		'above say why. PyPI has another build (2.7 GB): make $(MAKECMDGOALS) TORCH=cuda'; exit 1; })
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools \
 	&& $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
 		-e '.[book,data,site,test]' || { echo 'The packages could not be installed; the lines above' \
@@ -93,7 +108,9 @@ node_modules/installed: package.json package-lock.json .npmrc .venv/installed
 # The other libraries live beside .venv and import its packages; without their dependencies, no second torch comes along.
 SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 .venv-bench/installed: benchmarks/requirements.txt .venv/installed
-	$(BIN)/python -m venv .venv-bench
-	$(BIN)/python -c '$(SITE)' > "$$(.venv-bench/bin/python -c '$(SITE)')/house.pth"
-	.venv-bench/bin/pip install -q --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+.venv-fuzz/installed: tools/fuzz-requirements.txt .venv/installed
+.venv-bench/installed .venv-fuzz/installed:
+	$(BIN)/python -m venv $(@D)
+	$(BIN)/python -c '$(SITE)' > "$$($(@D)/bin/python -c '$(SITE)')/house.pth"
+	$(@D)/bin/pip install -q --disable-pip-version-check --no-deps -r $<
 	@touch $@

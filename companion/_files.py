@@ -136,11 +136,12 @@ def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, 
         header, data = _split(content)
         metadata = header["__metadata__"]
         whole = metadata.pop("digest") == _digest(header, data)
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        tensors = parse(content) if whole else {}
+    except (AttributeError, KeyError, RecursionError, SafetensorError, TypeError, ValueError) as error:
         raise Damaged(f"{path} is damaged, it cannot be read ({error!r}); {remedy}") from error
     if not whole:
         raise Damaged(f"{path} is damaged: it is not as it was written, by its SHA-256; {remedy}")
-    return parse(content), metadata
+    return tensors, metadata
 
 
 def seal(fields: dict[str, Any]) -> dict[str, Any]:

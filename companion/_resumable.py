@@ -43,14 +43,18 @@ class Chunks:
         path = self.path(index)
         if not path.is_file():
             return None
-        columns, about = _files.read_tensors(path, "delete it and give the same command again: it is measured anew")
-        found = json.loads(about["plan"])
+        remedy = "delete it and give the same command again: it is measured anew"
+        columns, about = _files.read_tensors(path, remedy)
+        try:
+            found, origin, complete = json.loads(about["plan"]), json.loads(about["origin"]), int(about["rows"]) == rows
+        except (KeyError, RecursionError, ValueError) as error:
+            raise _files.Damaged(f"{path} is no chunk: {error!r}; {remedy}") from error
         if found != self.plan:
             raise ValueError(
                 f"out must not hold chunks of another plan: {path} is of {found}, asked for {self.plan}; "
                 "delete them or choose another folder"
             )
-        return (columns, json.loads(about["origin"])) if int(about["rows"]) == rows else None
+        return (columns, origin) if complete else None
 
     def write(self, index: int, rows: int, columns: dict[str, Tensor]) -> None:
         about = {"plan": self.plan, "origin": self.origin, "rows": rows}

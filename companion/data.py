@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import torch
-from scipy.io import loadmat
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from companion import _files
+from companion import _files, _matlab
 
 HELD_OUT = 450
 SPLIT_SEED = 0
@@ -232,9 +231,9 @@ def _records(name: str, content: bytes) -> tuple[Tensor, Tensor]:
 def _house_numbers(name: str, content: bytes) -> tuple[Tensor, Tensor]:
     """Images and labels of one SVHN file."""
     try:
-        stored = loadmat(io.BytesIO(content), variable_names=["X", "y"])
+        stored = _matlab.arrays(content)
         pixels, labels = torch.from_numpy(stored["X"]), torch.from_numpy(stored["y"]).flatten().to(torch.int64)
-    except Exception as error:  # SciPy raises whatever the damage leads to
+    except (KeyError, TypeError, ValueError) as error:
         raise _files.Damaged(f"{name} is damaged or no MATLAB file with X and y: {error!r}") from error
     if pixels.dtype != torch.uint8 or pixels.shape != (32, 32, 3, len(labels)) or not len(labels):
         found = f"{tuple(pixels.shape)} of {pixels.dtype} for {len(labels)} labels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
 import shutil
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
-from companion import data
+from companion import _matlab, data
 from companion.data import digits, held_out_digits
 
 
@@ -268,3 +269,48 @@ def test_damaged_house_numbers(house_numbers, damage):
     damage(house_numbers[0] / "test_32x32.mat")
     with pytest.raises(RuntimeError, match="test_32x32.mat is damaged"):
         data.svhn(root=house_numbers[0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i4", "i8", "f4", "f8"])
+def test_arrays_of_matlab_are_those_that_scipy_reads(tmp_path, packed, kind):
+    random = np.random.default_rng(0)
+    written = {"X": random.integers(0, 100, (4, 5, 3, 2)).astype(kind), "name of length 17": np.ones((3, 1), kind)}
+    savemat(
+        tmp_path / "a.mat", written | {"text": "left out", "cell": np.array([1, "a"], object)}, do_compression=packed
+    )
+    found, expected = _matlab.arrays((tmp_path / "a.mat").read_bytes()), loadmat(tmp_path / "a.mat")
+    assert found.keys() >= written.keys() and "cell" not in found
+    for name in written:
+        assert found[name].dtype == expected[name].dtype
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_a_file_that_kills_scipys_reader_is_refused():
+    # Found by tools/fuzz.py: scipy.io.loadmat ends the whole process with a bus error.
+    content = base64.b64decode(
+        "TUFUIDVBTEIuMCBNQVQtZmlsZSBQbGF0Zm9ybTogcG9zaXgsIENyZWF0ZWQgb246IEZyaSBOb3YgMjcgMjA6NDA6MzMgMjAyNgAA"
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABSU0PAAAAQQAAAHic7cbBCYBAEATBUVG8"
+        "j/i8p2EYivlH4oIXhVQtzeyR5O7JVrtXLZ+1OqtrtFRzNdU9TUFUIDVBTEIuMCBNQVQtZmlsZSBQbGF0Zm9ybTogcG9zaXgsIENy"
+        "ZWF0ZWQgb246IEZyaSBOb3YgMjcgMjA6NDA6MzMgMjAyNgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+        "AAAAAAAAAAAAAAABSU0PAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAPAAAAAADwQy+MWAFEDwAA"
+        "AC0AAAB4nONj408PAAAAAADwQy+MWAFEDwAAAC0AAAB4nONjYWBwAGI2IOYAYj4GCGCF8pmAmBGMGRkqYWBwAGI2IOYAYj4GCGCF"
+        "8pmAmBGMGRmBNA8QC0DFQIALSgMALqYBKoE0DxALQMVAgAtKAwAuph0BHQ=="
+    )
+    with pytest.raises(RuntimeError, match="test_32x32.mat is damaged"):
+        data._house_numbers("test_32x32.mat", content)
+
+
+def test_no_changed_byte_does_more_than_be_refused(house_numbers):
+    for packed in (False, True):
+        file = house_numbers[0] / "test_32x32.mat"
+        pixels, labels = house_numbers[1][file.name]
+        savemat(file, {"X": pixels[..., :1] // 200, "y": labels[:1]}, do_compression=packed)
+        good, random = file.read_bytes(), np.random.default_rng(0)
+        for _ in range(500):
+            bad = bytearray(good)
+            bad[random.integers(120, 120 + min(len(good) - 120, 200))] = random.integers(256)
+            try:
+                data._house_numbers(file.name, bytes(bad))
+            except RuntimeError as error:
+                assert "is damaged" in str(error)

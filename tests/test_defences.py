@@ -190,6 +190,19 @@ def test_eot_is_the_mean_of_its_draws():
     assert eot(noisy)(x[:0]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("rows, calls", [(450, [4 * 450] * 2), (3000, [3000] * 8), (2, [16])])
+def test_eot_makes_many_draws_of_a_large_batch_in_several_calls(rows, calls):
+    seen = []
+
+    def noting(x):
+        seen.append(len(x))
+        return x.flatten(1)[:, :3] + len(seen)
+
+    x = torch.rand(rows, 1, 11, 11, generator=draws())
+    torch.testing.assert_close(eot(noting, draws=8)(x), x.flatten(1)[:, :3] + (len(calls) + 1) / 2)
+    assert seen == calls
+
+
 def test_random_activations_keep_the_mean_and_the_seed(trained, blobs):
     x = blobs[0][:20]
     first, again = RandomActivations(trained, seed=3), RandomActivations(trained, seed=3)

@@ -287,6 +287,43 @@ def test_a_damaged_checkpoint_is_named_and_its_remedy_works(damaged, trained):
     assert (damaged / name).read_bytes() == (trained / name).read_bytes()
 
 
+@pytest.mark.parametrize("part", ["log", "layer/weight", "random", "done", "seconds"])
+def test_a_checkpoint_of_other_layers_is_named(part, tmp_path):
+    def run() -> None:
+        layer = torch.nn.Linear(2, 1)
+        Run(tmp_path, "a", 0, TINY, False).loop(lambda _: {}, 2, {"layer": layer}, {})
+
+    run()
+    path = tmp_path / "checkpoints" / "a.safetensors"
+    tensors, about = _files.read_tensors(path, "")
+    about = {key: "[" if key == part else value for key, value in about.items()}
+    wrong = torch.tensor(-(2**40)) if part == "done" else torch.ones(3)
+    tensors = {key: wrong if key == part else value for key, value in tensors.items()}
+    _files.write_tensors(path, tensors, about)  # with the right digest
+    with pytest.raises(_files.Damaged, match="a.safetensors is no checkpoint of this network.*; delete it"):
+        run()
+
+
+@pytest.mark.parametrize("about", [{}, {"plan": "{", "origin": "{}", "rows": "2"}])
+def test_tensors_that_are_no_chunk_are_named(about, tmp_path):
+    _files.write_tensors(tmp_path / "00000.safetensors", {"r": torch.ones(2)}, about | {"more": ""})
+    with pytest.raises(_files.Damaged, match="00000.safetensors is no chunk.*; delete it"):
+        _resumable.Chunks(tmp_path, {}, {}).read(0, 2)
+
+
+def test_tensors_that_end_behind_their_file_are_named(tmp_path):
+    path = tmp_path / "state.safetensors"
+    _files.write_tensors(path, {"w": torch.ones(3)}, {})
+    header, data = _files._split(path.read_bytes())
+    header["w"]["data_offsets"] = [0, 13]
+    del header["__metadata__"]["digest"]
+    header["__metadata__"]["digest"] = _files._digest(header, data)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
+    with pytest.raises(_files.Damaged, match="state.safetensors is damaged, it cannot be read"):
+        _files.read_tensors(path, "")
+
+
 def test_the_command_that_a_damaged_network_names_repairs_it(damaged):
     path = damaged / "digits-linear.safetensors"
     path.write_bytes(flipped(path.read_bytes(), 200))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -234,3 +235,18 @@ def test_two_sample_test_sees_a_difference_and_only_a_difference():
     assert quality.two_sample_accuracy(first, second + 1)["low"] > 0.9
     with pytest.raises(ValueError, match="second must have as many images"):
         quality.two_sample_accuracy(first, second[1:])
+
+
+LENET = {"builder": "lenet"}
+
+
+@pytest.mark.parametrize("architecture", [None, 3, LENET | {"depth": 3}, LENET | {"width": "x"}])
+def test_a_registry_without_an_architecture_that_can_be_built_is_named(architecture, tmp_path):
+    entry = models.card("digits/linear")
+    shutil.copy(models.WEIGHTS / entry["file"], tmp_path)
+    entry |= {"architecture": architecture} if architecture is not None else {}
+    if architecture is None:
+        del entry["architecture"]
+    (tmp_path / "registry.json").write_text(json.dumps({"mine": entry}))
+    with pytest.raises(RuntimeError, match="registry.json: 'mine' has no architecture that can be built"):
+        models.load("mine", folder=tmp_path)

@@ -1,6 +1,7 @@
-"""The chapters as files: executed, tidy, described; and nbval, which runs them, really compares."""
+"""The chapters as files: executed, tidy, described; and nbval, which runs them, really compares and measures."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -80,6 +81,51 @@ def test_every_picture_is_described(path):
             assert len(description) >= 40, source(cell)
 
 
+def in_a_fresh_process(code):
+    """What the code prints where no variable says how many threads there may be."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_the_first_cell_asks_for_one_thread_and_no_install():
+    plain = "\n".join(line for line in first_cell().splitlines() if "%pip" not in line)
+    assert in_a_fresh_process(f"{plain}\nimport torch; print(torch.get_num_threads())") == "1\n"
+
+
+def test_the_first_cell_stops_where_the_package_could_not_be_installed():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    # What pip is asked for is left out; the package is missing before and after.
+    cell = re.sub(r"%pip .*", "pass", first_cell()).replace('"companion"', '"companion_of_nobody"')
+    shell = InteractiveShell()
+    found = shell.run_cell(cell)
+    assert isinstance(found.error_in_exec, SystemExit) and "was not installed" in str(found.error_in_exec)
+    assert shell.run_cell(first_cell()).success
+
+
+def nbval(folder, notebook):
+    """The outcome of nbval's run of one notebook in a folder."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env", notebook]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("memory, seconds, text", [("2e8", 60, "0.2 GB"), ("1.2e9", 0.01, "0.01 s")])
+def test_a_notebook_that_takes_too_much_fails(tmp_path, memory, seconds, text):
+    pytest.importorskip("nbval")
+    limits = (ROOT / "book" / "conftest.py").read_text(encoding="utf-8")
+    assert "MEMORY, SECONDS = 1.2e9, 60\n" in limits
+    limits = limits.replace("MEMORY, SECONDS = 1.2e9, 60\n", f"MEMORY, SECONDS = {memory}, {seconds}\n")
+    (tmp_path / "conftest.py").write_text(limits, encoding="utf-8")
+    cell = {"cell_type": "code", "execution_count": 1, "metadata": {}, "outputs": []}
+    cell["source"] = "x = b'x' * 240_000_000"
+    greedy = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    (tmp_path / "greedy.ipynb").write_text(json.dumps(greedy), encoding="utf-8")
+    found = nbval(tmp_path, "greedy.ipynb")
+    assert "1 failed, 1 passed" in found.stdout and text in found.stdout, found.stdout
+
+
 @pytest.mark.parametrize(("key", "digit"), [("text", r"\d"), ("text/html", r"\d(?=</td>)")], ids=["printed", "table"])
 def test_nbval_notices_one_changed_digit(key, digit, tmp_path):
     pytest.importorskip("nbval")
@@ -95,7 +141,6 @@ def test_nbval_notices_one_changed_digit(key, digit, tmp_path):
     notebook["cells"] = [cell for cell in notebook["cells"][: last + 1] if cell["cell_type"] == "code"]
     changed = tmp_path / "changed.ipynb"
     changed.write_text(json.dumps(notebook), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env", changed]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = nbval(tmp_path, changed)
     assert found.returncode == 1
     assert f"1 failed, {len(notebook['cells']) - 1} passed" in found.stdout, found.stdout

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from companion import _validation as check
 from companion._types import Box, Model, Numbers
 
+# Pixels of one call of a random classifier, at most, unless one draw has more: 4,096 digits, 85 photographs.
+_NUMBERS = 2**18
+
 
 def quantise(x: Numbers, *, levels: int = 5, bounds: Box = (0.0, 1.0)) -> Tensor:
     """Round every pixel to the nearest of `levels` equally spaced values.
@@ -127,6 +130,9 @@ class _Averaged:
         self.classifier, self.draws = classifier, draws
 
     def __call__(self, x: Tensor) -> Tensor:
-        # One call for all draws: the random numbers differ from row to row.
-        logits = self.classifier(x.repeat(self.draws, *[1] * (x.ndim - 1)))
+        # Several draws in one call, for the random numbers differ from row to row; not all of a large batch at once,
+        # whose activations would fill the memory.
+        together = max(1, _NUMBERS // max(1, x.numel()))
+        repeats = [min(together, self.draws - done) for done in range(0, self.draws, together)]
+        logits = torch.cat([self.classifier(x.repeat(count, *[1] * (x.ndim - 1))) for count in repeats])
         return logits.reshape(self.draws, len(x), logits.shape[1]).mean(0)

@@ -61,12 +61,15 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     entry = card(name, folder=folder)
     stored = _registry.tensors(Path(folder), name, f"the weights of {name!r}")
     weights = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
-    with torch.device("meta"):  # no memory and no random numbers spent on weights that are replaced at once
-        network = build(entry["architecture"])
+    path = Path(folder) / _registry.NAME
+    try:
+        with torch.device("meta"):  # no memory and no random numbers spent on weights that are replaced at once
+            network = build(entry["architecture"])
+    except (ArithmeticError, KeyError, RuntimeError, TypeError) as error:
+        raise _files.Damaged(f"{path}: {name!r} has no architecture that can be built: {error!r}") from error
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        path = Path(folder) / _registry.NAME
         raise _files.Damaged(f"{path}: the architecture of {name!r} does not fit its weights: {error}") from error
     return network.eval().requires_grad_(False)
 

@@ -80,12 +80,20 @@ class Run:
             return 0
         remedy = "delete it and give the same command again: this network is then trained from its beginning"
         tensors, found = _files.read_tensors(self.checkpoint, remedy)
-        self.rows = json.loads(found.pop("log"))
+        log = found.pop("log", "")
         if found != self.settings:
             raise ValueError(
                 f"out must not hold a run of another seed or recipe: {self.checkpoint} is of "
                 f"{found}, asked for {self.settings}; delete it or choose another folder"
             )
+        try:
+            self.rows = json.loads(log)
+            return self._take(tensors, parts, optimizers)
+        except (IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+            raise _files.Damaged(f"{self.checkpoint} is no checkpoint of this network: {error!r}; {remedy}") from error
+
+    def _take(self, tensors: dict[str, Tensor], parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
+        """Put the tensors of a checkpoint where they belong; how many steps were done."""
         for name, part in parts.items():
             part.load_state_dict({key: tensors[f"{name}/{key}"] for key in part.state_dict()})
         for name, optimizer in optimizers.items():
@@ -97,7 +105,10 @@ class Run:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         self.random.set_state(tensors["random"])
         self.seconds = tensors["seconds"].item()
-        return int(tensors["done"])
+        done = int(tensors["done"])
+        if done < 0:
+            raise ValueError(f"{done} steps were done")
+        return done
 
 
 def publish(
