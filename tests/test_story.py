@@ -16,7 +16,6 @@ NOT_YET = {
     "index",
     "isoperimetry",
     "opening",
-    "projection",
     "smoothness",
     "svhn",
     "tightness",
