@@ -19,7 +19,6 @@ NOT_YET = {
     "smoothness",
     "svhn",
     "tightness",
-    "transferability",
     "vulnerability",
 }
 PAGES = sorted(page for page in (ROOT / "book").glob("*.md") if page.stem != "deck")
