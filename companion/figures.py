@@ -252,7 +252,9 @@ def projected(classifier: HalfPlane, z: float) -> Figure:
         if shown is not classifier:
             axis.plot(*np.stack([x, boundary]).T, color=IN_DISTRIBUTION, linewidth=3)
             axis.plot(*boundary, "o", color=IN_DISTRIBUTION)
+            _beside(axis, x, boundary, "$r_{in}$", away=end)
         axis.plot(*np.stack([x, end]).T, color=UNCONSTRAINED, linewidth=4, solid_capstyle="round")
+        _beside(axis, x, end, "$r_{unc}$", away=boundary)
         axis.plot(*x, "o", color=INK, markersize=13, zorder=4)
         axis.annotate("x", x, color=CARD, ha="center", va="center", style="italic", zorder=5)
         axis.set_title(f"${name}$:  $r_{{unc}}$ = {np.linalg.norm(x - end):.2f}")
@@ -297,7 +299,9 @@ def fooled_twice(first: HalfPlane, second: HalfPlane, z: float) -> Figure:
     end = min((e for e in ends if changed(e) == 2), key=lambda e: np.linalg.norm(e - x))
     figure, axis = pyplot.subplots(figsize=(5.6, 4.8))
     ticks = np.linspace(-1.45, 1.45, 600)
-    count = changed(np.stack(np.meshgrid(ticks, ticks), axis=-1))
+    points = np.stack(np.meshgrid(ticks, ticks), axis=-1)
+    count = changed(points)
+    axis.text(*points[count == 2].mean(axis=0), "both\nchanged", ha="center", va="center", fontsize=13)
     axis.contourf(ticks, ticks, count, [0.5, 1.5, 2.5], colors=["#E4E4E2", "#F3C3D2"])
     axis.plot(*np.stack([_on_circle(turn) for turn in np.linspace(0, 1, 181)]).T, color=INK, linewidth=2)
     for name, (normal, offset) in zip("fh", lines, strict=True):
@@ -306,6 +310,8 @@ def fooled_twice(first: HalfPlane, second: HalfPlane, z: float) -> Figure:
         axis.annotate(f"${name}$", offset * normal + 1.25 * direction, (6, 6), textcoords="offset points", fontsize=15)
     axis.plot(*np.stack([x, along]).T, color=IN_DISTRIBUTION, linewidth=4)
     axis.plot(*np.stack([x, end]).T, color=UNCONSTRAINED, linewidth=4)
+    _beside(axis, x, along, "along the data", away=end)
+    _beside(axis, x, end, "straight", away=along)
     axis.plot(*along, "o", color=IN_DISTRIBUTION, markersize=9)
     axis.plot(*end, "o", color=UNCONSTRAINED, markersize=9)
     axis.plot(*x, "o", color=INK, markersize=16, zorder=4)
@@ -374,6 +380,40 @@ def bracket(axis: Axes, lower: Mapping[str, float], upper: Mapping[str, float]) 
     axis.set(xscale="log", xlim=(min(below) / 10, max(above) * 10), ylim=(rows - 0.5, -1.2))
     axis.set_yticks(range(rows), [*lower, *upper])
     axis.tick_params(axis="y", length=0)
+
+
+def distances(worlds: Mapping[str, Mapping[str, float]]) -> Figure:
+    """How far another label is, in several worlds, as a share of each world's largest distance; beyond 1 it is empty.
+
+    Args:
+        worlds: name -> distances, all positive: "largest", and any of "attack", "nearest", "estimated" and "proved".
+            The last two are bounds.
+
+    Returns:
+        The figure, a row for each world.
+
+    Raises:
+        ValueError: if there is no world, one has no largest distance, or a distance is not positive.
+    """
+    if not worlds or any("largest" not in world for world in worlds.values()):
+        raise ValueError(f"worlds must each have a largest distance, got {dict(worlds)}")
+    figure, axis = pyplot.subplots(figsize=(5.6, 2.9))
+    for kind, look in {
+        "attack": {"marker": "o", "color": MEASURED, "ms": 9},
+        "nearest": {"marker": "^", "color": INK, "ms": 9},
+        "estimated": {"marker": "D", "mfc": CARD, "mec": INK, "ms": 8},
+        "proved": {"marker": "|", "color": BOUND, "ms": 20, "mew": 4},
+    }.items():
+        rows = [row for row, world in enumerate(worlds.values()) if kind in world]
+        chosen = [world for world in worlds.values() if kind in world]
+        shares = [check.positive(kind, world[kind]) / check.positive("largest", world["largest"]) for world in chosen]
+        axis.plot(shares, rows, linestyle="", label=kind, **look)
+    axis.grid(axis="y")
+    axis.axvspan(1, 20, color=MUTED, alpha=0.2, linewidth=0)
+    axis.set(xscale="log", xlim=(1e-3, 20), ylim=(len(worlds) - 0.4, -0.6))
+    axis.set(xlabel="distance / largest possible distance", yticks=range(len(worlds)), yticklabels=worlds)
+    figure.legend(loc="outside upper center", ncols=4, handletextpad=0.1)
+    return figure
 
 
 def regions(axis: Axes, classifier, *, xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
@@ -560,6 +600,16 @@ def _nearest_end(classifier: HalfPlane, z: float) -> float:
         raise ValueError(f"classifier must cut the circle, got {classifier!r}")
     normal = _normal(classifier)
     return min((z - latent, z + latent), key=lambda turn: abs(_on_circle(turn) @ normal - classifier.offset))
+
+
+def _beside(axis: Axes, start: np.ndarray, end: np.ndarray, name: str, *, away: np.ndarray) -> None:
+    """Write the name of the step from start to end beside its middle, on the side where the point `away` is not."""
+    step = end - start
+    across = np.array([-step[1], step[0]]) / max(1e-9, np.linalg.norm(step))
+    across *= -1 if across @ (away - start) > 0 else 1
+    # The text grows away from the step, whatever its direction.
+    horizontal = "center" if abs(across[0]) < 0.5 else "left" if across[0] > 0 else "right"
+    axis.text(*((start + end) / 2 + 0.12 * across), name, ha=horizontal, va="center", fontsize=13, zorder=5)
 
 
 def _on_circle(turn: float) -> np.ndarray:
