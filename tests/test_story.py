@@ -17,7 +17,6 @@ NOT_YET = {
     "isoperimetry",
     "opening",
     "projection",
-    "smoothness",
     "svhn",
     "tightness",
     "transferability",
