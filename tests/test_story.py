@@ -17,7 +17,6 @@ NOT_YET = {
     "isoperimetry",
     "opening",
     "projection",
-    "svhn",
     "tightness",
     "transferability",
     "vulnerability",
