@@ -19,7 +19,6 @@ NOT_YET = {
     "projection",
     "tightness",
     "transferability",
-    "vulnerability",
 }
 PAGES = sorted(page for page in (ROOT / "book").glob("*.md") if page.stem != "deck")
 GLOSSARY = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").partition("{glossary}")[2]
