@@ -14,7 +14,6 @@ NOT_YET = {
     "cifar10",
     "conclusion",
     "index",
-    "isoperimetry",
     "opening",
     "projection",
     "tightness",
