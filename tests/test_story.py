@@ -11,11 +11,7 @@ NOT_YET = {
     "arms_race",
     "certificates",
     "cifar10",
-    "isoperimetry",
-    "smoothness",
-    "svhn",
     "tightness",
-    "vulnerability",
 }
 PAGES = sorted(page for page in (ROOT / "book").glob("*.md") if page.stem != "deck")
 GLOSSARY = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").partition("{glossary}")[2]
