@@ -10,7 +10,6 @@ from test_notebooks import NOTEBOOKS, ROOT, code_cells, read, source
 NOT_YET = {
     "approximation",
     "certificates",
-    "cifar10",
     "conclusion",
     "index",
     "isoperimetry",
