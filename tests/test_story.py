@@ -16,7 +16,6 @@ NOT_YET = {
     "projection",
     "smoothness",
     "svhn",
-    "tightness",
     "transferability",
     "vulnerability",
 }
