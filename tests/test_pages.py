@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from conftest import SITE
 from test_notebooks import NOTEBOOKS
-from test_story import NOT_YET
 
 PAGES = sorted(
     page.relative_to(SITE).as_posix()
@@ -138,7 +137,7 @@ def test_the_papers_theorems_and_equations_keep_their_numbers(browser, address):
         assert page.locator("article a[href*='#equation-eq-vulnerability']").first.inner_text() == "(4)"
 
 
-@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem not in NOT_YET])
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
 def test_the_code_of_a_chapter_fits_a_laptop(name, browser, address):
     unfold = """() => document.querySelectorAll("details, .toggle-hidden").forEach((box) => {
         box.open = true;

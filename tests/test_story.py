@@ -6,13 +6,6 @@ import pytest
 import yaml
 from test_notebooks import NOTEBOOKS, ROOT, code_cells, read, source
 
-# Chapters that are still as they were. A chapter that fits stands here no longer, and at last nobody does.
-NOT_YET = {
-    "arms_race",
-    "certificates",
-    "cifar10",
-    "tightness",
-}
 PAGES = sorted(page for page in (ROOT / "book").glob("*.md") if page.stem != "deck")
 GLOSSARY = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").partition("{glossary}")[2]
 TERMS = [line.lower() for line in GLOSSARY.splitlines() if re.match(r"\w", line)]
@@ -141,10 +134,7 @@ RULES = (
 
 
 def judge(name, wrong):
-    if name in NOT_YET:
-        assert wrong, f"{name} fits: take it off NOT_YET"
-    else:
-        assert not wrong, f"{name}:\n- " + "\n- ".join(wrong)
+    assert not wrong, f"{name}:\n- " + "\n- ".join(wrong)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -158,6 +148,5 @@ def test_page(path):
     judge(path.stem, _SLIDES.findall(text))
 
 
-@pytest.mark.skipif(bool(NOT_YET), reason="chapters that link their terms are still to come")
 def test_every_term_is_linked_from_a_chapter():
     assert set(TERMS) <= set().union(*map(linked_terms, NOTEBOOKS))
