@@ -382,40 +382,6 @@ def bracket(axis: Axes, lower: Mapping[str, float], upper: Mapping[str, float]) 
     axis.tick_params(axis="y", length=0)
 
 
-def distances(worlds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """How far another label is, in several worlds, as a share of each world's largest distance; beyond 1 it is empty.
-
-    Args:
-        worlds: name -> distances, all positive: "largest", and any of "attack", "nearest", "estimated" and "proved".
-            The last two are bounds.
-
-    Returns:
-        The figure, a row for each world.
-
-    Raises:
-        ValueError: if there is no world, one has no largest distance, or a distance is not positive.
-    """
-    if not worlds or any("largest" not in world for world in worlds.values()):
-        raise ValueError(f"worlds must each have a largest distance, got {dict(worlds)}")
-    figure, axis = pyplot.subplots(figsize=(5.6, 2.9))
-    for kind, look in {
-        "attack": {"marker": "o", "color": MEASURED, "ms": 9},
-        "nearest": {"marker": "^", "color": INK, "ms": 9},
-        "estimated": {"marker": "D", "mfc": CARD, "mec": INK, "ms": 8},
-        "proved": {"marker": "|", "color": BOUND, "ms": 20, "mew": 4},
-    }.items():
-        rows = [row for row, world in enumerate(worlds.values()) if kind in world]
-        chosen = [world for world in worlds.values() if kind in world]
-        shares = [check.positive(kind, world[kind]) / check.positive("largest", world["largest"]) for world in chosen]
-        axis.plot(shares, rows, linestyle="", label=kind, **look)
-    axis.grid(axis="y")
-    axis.axvspan(1, 20, color=MUTED, alpha=0.2, linewidth=0)
-    axis.set(xscale="log", xlim=(1e-3, 20), ylim=(len(worlds) - 0.4, -0.6))
-    axis.set(xlabel="distance / largest possible distance", yticks=range(len(worlds)), yticklabels=worlds)
-    figure.legend(loc="outside upper center", ncols=4, handletextpad=0.1)
-    return figure
-
-
 def regions(axis: Axes, classifier, *, xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
     """The two classes of a classifier of the plane as coloured regions, and the boundary between them.
 

@@ -197,16 +197,6 @@ def test_bound_plot_shades_what_the_theorem_allows():
     assert region.contains_point((0.5, 0.5)) and not region.contains_point((0.5, 0.2))
 
 
-def test_distances_are_shares_of_the_largest_one_each_in_its_row():
-    worlds = {"digits": {"attack": 2.0, "proved": 40.0, "largest": 8.0}}
-    worlds["photographs"] = {"attack": 5.0, "largest": 50.0}
-    axis = figures.distances(worlds).axes[0]
-    shown = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
-    assert shown == {"attack": [[0.25, 0], [0.1, 1]], "nearest": [], "estimated": [], "proved": [[5, 0]]}
-    assert [label.get_text() for label in axis.get_yticklabels()] == list(worlds)
-    assert axis.get_ylim()[0] > axis.get_ylim()[1]
-
-
 def test_bracket_marks_every_number_and_shades_the_room_between():
     axis = pyplot.subplots()[1]
     figures.bracket(axis, {"sampled": 2.0, "searched": 5.0}, {"certified": 300.0})
@@ -262,8 +252,6 @@ def test_regions_colour_the_side_of_the_line():
         ),
         (lambda a: figures.bound_plot(a, [0.0, 1], [0.0, 1], [0.0]), "measured must have shape"),
         (lambda a: figures.bound_plot(a, [], []), "eta must have shape"),
-        (lambda a: figures.distances({"digits": {"attack": 1.0}}), "worlds must each have a largest distance"),
-        (lambda a: figures.distances({"digits": {"attack": -1, "largest": 8}}), "attack must be .*positive"),
         (lambda a: figures.bracket(a, {}, {"b": 1}), "lower and upper must each hold a number, got 0 and 1"),
         (
             lambda a: figures.bracket(a, {"a": -1}, {"b": 1}),
