@@ -1,7 +1,7 @@
 """Execute notebooks and save their outputs in place: `python tools/execute.py book/circle.ipynb ...`.
 
 What would differ from run to run without meaning anything (times, widget ids, versions) is left out, so that
-a second execution changes nothing.
+a second execution on the same machine changes nothing; on another one, pictures may differ in some pixels.
 """
 
 from __future__ import annotations
