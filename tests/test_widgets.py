@@ -276,6 +276,29 @@ def test_approximation_moves_a_point_and_pairs_again(visit):
     assert value(page, "of these points") == f"{float(made.transport.distance):.3f}"
 
 
+def test_audit_finds_other_stories_for_the_printed_number(visit):
+    page = visit("audit")
+    assert value(page, "/ E‖z‖") == "0.01584"
+    assert value(page, "in two digits") == "0.016, 0.016"
+    picture = page.locator(".companion-widget svg[role=img]").first
+    picture.scroll_into_view_if_needed()
+    unit = picture.bounding_box()["width"] / 340
+    # 270 units are all of q, 218 the powers of ten from 2 to 1,000 classes.
+    drag(page, picture.locator("circle[data-grip=num_classes]"), 0.15 * 270 * unit, 0)
+    assert number(page, "q, quantile") == pytest.approx(40, abs=1)
+    drag(page, picture.locator("circle[data-grip=num_classes]"), 0, -218 * unit * math.log(30) / math.log(500))
+    assert number(page, "K, classes") == pytest.approx(300, rel=0.06)
+    now = widgets.AuditWidget(q=number(page, "q, quantile") / 100, num_classes=int(number(page, "K, classes")))
+    mean, root = now.relative
+    assert value(page, "/ E‖z‖") == f"{mean:.4g}" and value(page, "/ √d") == f"{root:.4g}"
+    low, high = now.quantiles
+    assert value(page, "that round to 0.016") == f"{100 * low:.1f} – {100 * high:.1f} %"
+    second = page.locator(".companion-widget svg[role=img]").nth(1)
+    second.scroll_into_view_if_needed()
+    drag(page, second.locator("circle[data-grip=latent_dim]"), 0, -218 * unit / 4)
+    assert number(page, "d, latent dimension") == pytest.approx(1000, rel=0.06)
+
+
 @EVERY
 def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     page = visit(widget._module)

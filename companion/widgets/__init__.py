@@ -2,6 +2,7 @@
 
 from companion.widgets._base import javascript, modules, registry
 from companion.widgets.approximation import ApproximationWidget
+from companion.widgets.audit import AuditWidget
 from companion.widgets.circle import CircleWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
@@ -10,6 +11,7 @@ from companion.widgets.transferability import TransferabilityWidget
 
 __all__ = [
     "ApproximationWidget",
+    "AuditWidget",
     "CircleWidget",
     "ProjectionWidget",
     "Theorem1Widget",
