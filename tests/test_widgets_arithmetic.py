@@ -269,6 +269,32 @@ def ends(counts, relative):
     return [int(counts[0] + (relative >= 0.0165).sum()), int(counts[0] + (relative >= 0.0155).sum() - 1)]
 
 
+def test_modulus_agrees_with_the_package(evaluate):
+    kinds, levels = ("circle", "lipschitz", "hoelder", "staircase"), (0, 1e-9, 0.01, 0.5, 1, 1.99, 2, 2.01, 2.2)
+    draws = np.random.default_rng(6).uniform(0, 2.2, 20).tolist()
+    rows = [[kind, n, eta] for kind in kinds for n in (1, 2, 6, 8, 16) for eta in (*levels, *draws)]
+    call = (
+        "(() => { const [kind, n, eta] = v, t = m.inverse(kind, n, eta);"
+        " return [t, m.omega(kind, n, eta / 2), m.after(kind, n, eta), m.graph(kind, n, 1.25, 2.25)]"
+        ".map((x) => (x === Infinity ? 'inf' : x)); })()"
+    )
+    for (kind, n, eta), (t, value, after, graph) in zip(rows, evaluate("modulus_math", call, rows), strict=True):
+        widget = widgets.ModulusWidget(kind=kind, points=n, eta=eta)
+        modulus = widget.modulus
+        assert float(t) == pytest.approx(widget.inverse, abs=1e-12)
+        assert float(value) == pytest.approx(float(modulus(eta / 2)), abs=1e-12)
+        if np.isinf(widget.inverse):
+            assert after is None
+        elif kind == "staircase":
+            assert float(after) == pytest.approx(float(modulus(widget.inverse + 1e-9)), abs=1e-12)
+        else:
+            assert float(after) == pytest.approx(eta, abs=1e-12)
+        # Every point of the graph lies between ω just before and ω just after it: on a stair's edge, or on the curve.
+        for t, height in graph:
+            low, high = modulus(max(0.0, t - 1e-9)), modulus(t + 1e-9)
+            assert float(low) - 1e-12 <= height <= float(high) + 1e-12
+
+
 def test_numbers_read_as_a_person_writes_them(evaluate):
     shown = {0.0157979: "0.0158", 12.5: "12.5", 1.2e-7: "1.2·10⁻⁷", -0.5: "−0.5", 100: "100", 0: "0"}
     assert evaluate("view", "m.show(v)", list(shown)) == list(shown.values())
