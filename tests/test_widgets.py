@@ -276,6 +276,60 @@ def test_approximation_moves_a_point_and_pairs_again(visit):
     assert value(page, "of these points") == f"{float(made.transport.distance):.3f}"
 
 
+def test_audit_finds_other_stories_for_the_printed_number(visit):
+    page = visit("audit")
+    assert value(page, "/ E‖z‖") == "0.01584"
+    assert value(page, "in two digits") == "0.016, 0.016"
+    picture = page.locator(".companion-widget svg[role=img]").first
+    picture.scroll_into_view_if_needed()
+    unit = picture.bounding_box()["width"] / 340
+    # 270 units are all of q, 218 the powers of ten from 2 to 1,000 classes.
+    drag(page, picture.locator("circle[data-grip=num_classes]"), 0.15 * 270 * unit, 0)
+    assert number(page, "q, quantile") == pytest.approx(40, abs=1)
+    drag(page, picture.locator("circle[data-grip=num_classes]"), 0, -218 * unit * math.log(30) / math.log(500))
+    assert number(page, "K, classes") == pytest.approx(300, rel=0.06)
+    now = widgets.AuditWidget(q=number(page, "q, quantile") / 100, num_classes=int(number(page, "K, classes")))
+    mean, root = now.relative
+    assert value(page, "/ E‖z‖") == f"{mean:.4g}" and value(page, "/ √d") == f"{root:.4g}"
+    low, high = now.quantiles
+    assert value(page, "that round to 0.016") == f"{100 * low:.1f} – {100 * high:.1f} %"
+    second = page.locator(".companion-widget svg[role=img]").nth(1)
+    second.scroll_into_view_if_needed()
+    drag(page, second.locator("circle[data-grip=latent_dim]"), 0, -218 * unit / 4)
+    assert number(page, "d, latent dimension") == pytest.approx(1000, rel=0.06)
+
+
+def test_modulus_follows_eta_over_stairs_and_flat_pieces(visit):
+    with pytest.raises(ValueError, match="kind must be one of 'circle', .*, got 'line'"):
+        widgets.ModulusWidget(kind="line")
+    page = visit("modulus")
+    assert value(page, "sure up to here") == f"{1 / 6:.3g}"
+    first = page.locator(".companion-widget svg[role=img]").first
+    first.scroll_into_view_if_needed()
+    unit = first.bounding_box()["width"] / 340
+    grip = first.locator("circle[data-grip=eta]").last
+    # 228 units are the image distances up to 2.25.
+    drag(page, grip, 0, -0.5 * 228 / 2.25 * unit)
+    assert number(page, "η, image distance") == pytest.approx(1.5, abs=0.02)
+    made = widgets.ModulusWidget(eta=number(page, "η, image distance"))
+    assert value(page, "sure up to here") == f"{made.inverse:.3g}"
+    drag(page, grip, 0, -0.6 * 228 / 2.25 * unit)
+    assert value(page, "sure up to here") == "∞"
+    page.get_by_label("measured at some steps").check()
+    page.wait_for_timeout(100)
+    assert value(page, "sure up to here") == "0.8" and value(page, "just after") == "∞"
+    # The same axis in the other picture, from left to right.
+    second = page.locator(".companion-widget svg[role=img]").nth(1)
+    second.scroll_into_view_if_needed()
+    drag(page, second.locator("circle[data-grip=eta]"), -0.9 * 276 / 2.25 * unit, 0)
+    made = widgets.ModulusWidget(kind="staircase", eta=number(page, "η, image distance"))
+    assert 1.1 < made.eta < 1.35
+    assert value(page, "sure up to here") == f"{made.inverse:.3g}" == "0.133"
+    assert value(page, "just after") == f"{2 * math.sin(math.pi * 0.8 / 3):.3g}"
+    page.wait_for_timeout(400)
+    assert "latents less than 0.133 apart are sure to have images" in page.get_by_role("status").inner_text()
+
+
 @EVERY
 def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     page = visit(widget._module)

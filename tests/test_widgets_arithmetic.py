@@ -1,6 +1,8 @@
 """The widgets' arithmetic: every `*_math.js`, run by Node, gives the package's numbers."""
 
+import itertools
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -230,6 +232,67 @@ def test_the_mean_over_samples_is_that_of_the_package(evaluate):
             distances = [approximation.transport(pair[0, :n], pair[1, :n]).distance for pair in moved]
             assert found[n - 1] == pytest.approx(float(torch.stack(distances).mean()), abs=1e-12)
         assert np.all(np.diff(found) < 0) and found[-1] > shift
+
+
+def test_audit_agrees_with_the_package(evaluate):
+    rng = np.random.default_rng(5)
+    rows = [
+        {"q": float(q), "num_classes": int(classes), "latent_dim": int(latent_dim)}
+        for q, classes, latent_dim in np.stack(
+            [rng.uniform(0.01, 0.99, 60), 10 ** rng.uniform(0.302, 3, 60), 10 ** rng.uniform(0, 4, 60)], axis=1
+        )
+    ]
+    corners = itertools.product((0.01, 0.25, 0.5, 0.99), (2, 10, 1000), (1, 2, 100, 10_000))
+    rows += [dict(zip(rows[0], corner, strict=True)) for corner in corners]
+    call = (
+        "[m.audit(v), m.quantiles(v.num_classes, m.meanNorm(v.latent_dim)), m.meanNorm(v.latent_dim),"
+        " m.classCounts(v, 1000), m.dimensions(v, 10_000)]"
+    )
+    every = np.arange(2, 1001)
+    dims = np.arange(1, 10_001)
+    norms = math.sqrt(2) * np.exp(special.gammaln((dims + 1) / 2) - special.gammaln(dims / 2))
+    for row, (found, quantiles, norm, counts, dimensions) in zip(rows, evaluate("audit_math", call, rows), strict=True):
+        widget = widgets.AuditWidget(**row)
+        assert norm == pytest.approx(widget.mean_norm, rel=1e-10)
+        assert [found["t"], found["mean"], found["root"]] == pytest.approx([widget.step, *widget.relative], rel=1e-9)
+        assert quantiles == pytest.approx(widget.quantiles, rel=1e-9)
+        # Which K and which d round to 0.016, by trying all of them.
+        q = row["q"]
+        steps = special.ndtri(1 / every) - special.ndtri((1 - q) / every)
+        assert counts == ends(every, steps / norms[row["latent_dim"] - 1])
+        assert dimensions == ends(dims, widget.step / norms)
+    assert evaluate("audit_math", "m.digits(v)", [0.01579, 0.0364, 0.00504, 1.26]) == ["0.016", "0.036", "0.005", "1.3"]
+
+
+def ends(counts, relative):
+    """First and last of the counts at which the falling `relative` rounds to 0.016; just apart if none does."""
+    return [int(counts[0] + (relative >= 0.0165).sum()), int(counts[0] + (relative >= 0.0155).sum() - 1)]
+
+
+def test_modulus_agrees_with_the_package(evaluate):
+    kinds, levels = ("circle", "lipschitz", "hoelder", "staircase"), (0, 1e-9, 0.01, 0.5, 1, 1.99, 2, 2.01, 2.2)
+    draws = np.random.default_rng(6).uniform(0, 2.2, 20).tolist()
+    rows = [[kind, n, eta] for kind in kinds for n in (1, 2, 6, 8, 16) for eta in (*levels, *draws)]
+    call = (
+        "(() => { const [kind, n, eta] = v, t = m.inverse(kind, n, eta);"
+        " return [t, m.omega(kind, n, eta / 2), m.after(kind, n, eta), m.graph(kind, n, 1.25, 2.25)]"
+        ".map((x) => (x === Infinity ? 'inf' : x)); })()"
+    )
+    for (kind, n, eta), (t, value, after, graph) in zip(rows, evaluate("modulus_math", call, rows), strict=True):
+        widget = widgets.ModulusWidget(kind=kind, points=n, eta=eta)
+        modulus = widget.modulus
+        assert float(t) == pytest.approx(widget.inverse, abs=1e-12)
+        assert float(value) == pytest.approx(float(modulus(eta / 2)), abs=1e-12)
+        if np.isinf(widget.inverse):
+            assert after is None
+        elif kind == "staircase":
+            assert float(after) == pytest.approx(float(modulus(widget.inverse + 1e-9)), abs=1e-12)
+        else:
+            assert float(after) == pytest.approx(eta, abs=1e-12)
+        # Every point of the graph lies between ω just before and ω just after it: on a stair's edge, or on the curve.
+        for t, height in graph:
+            low, high = modulus(max(0.0, t - 1e-9)), modulus(t + 1e-9)
+            assert float(low) - 1e-12 <= height <= float(high) + 1e-12
 
 
 def test_numbers_read_as_a_person_writes_them(evaluate):

@@ -2,7 +2,9 @@
 
 from companion.widgets._base import javascript, modules, registry
 from companion.widgets.approximation import ApproximationWidget
+from companion.widgets.audit import AuditWidget
 from companion.widgets.circle import CircleWidget
+from companion.widgets.modulus import ModulusWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
 from companion.widgets.tightness import TightnessWidget
@@ -10,7 +12,9 @@ from companion.widgets.transferability import TransferabilityWidget
 
 __all__ = [
     "ApproximationWidget",
+    "AuditWidget",
     "CircleWidget",
+    "ModulusWidget",
     "ProjectionWidget",
     "Theorem1Widget",
     "TightnessWidget",

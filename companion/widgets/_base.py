@@ -79,6 +79,19 @@ class Count(_InRange, traitlets.Int):
     """A synchronised integer from `low` to `high`."""
 
 
+class Choice(traitlets.Enum):
+    """A synchronised choice among names; the first is the default."""
+
+    def __init__(self, *names: str):
+        super().__init__(names, names[0])
+        self.tag(sync=True, value=True)
+
+    def validate(self, widget, value):
+        if value not in self.values:
+            raise ValueError(f"{self.name} must be one of {', '.join(map(repr, self.values))}, got {value!r}")
+        return value
+
+
 class Widget(anywidget.AnyWidget):
     """An anywidget that checks its values and also shows itself as HTML, for pages without a kernel.
 

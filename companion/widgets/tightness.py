@@ -5,23 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-import traitlets
 from scipy.integrate import quad
 
 from companion.smoothness import Lipschitz
 from companion.tightness import LinearPartition
 from companion.vulnerability import vulnerable_fraction
-from companion.widgets._base import Number, Widget
+from companion.widgets._base import Choice, Number, Widget
 
 # Slabs of equal shares meet at ±THIRD.
 _THIRD = float(torch.special.ndtri(torch.tensor(2 / 3, dtype=torch.float64)))
-
-
-class _Shape(traitlets.Enum):
-    def validate(self, widget, value):
-        if value not in self.values:
-            raise ValueError(f"{self.name} must be one of {', '.join(map(repr, self.values))}, got {value!r}")
-        return value
 
 
 class TightnessWidget(Widget):
@@ -42,7 +34,7 @@ class TightnessWidget(Widget):
 
     _module = "tightness"
 
-    shape = _Shape(("tripod", "slabs", "half-space"), "tripod").tag(sync=True, value=True)
+    shape = Choice("tripod", "slabs", "half-space")
     turn = Number(90.0, -180, 180)
     shift_x = Number(0.0, -2, 2)
     shift_y = Number(0.0, -2, 2)
