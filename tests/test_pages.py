@@ -4,12 +4,11 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from conftest import SITE
-from test_notebooks import NOTEBOOKS
+from test_notebooks import NOTEBOOKS, ROOT
 
+SITE = ROOT / "_build" / "html"
 PAGES = sorted(
     page.relative_to(SITE).as_posix()
     for pattern in ("book/**/*.html", "search.html", "genindex.html")
@@ -211,9 +210,6 @@ def test_a_page_describes_itself(browser, address):
         assert page.locator("meta[property='og:title']").evaluate(say) == "The circle"
         picture = page.locator("meta[property='og:image']").evaluate(say)
         assert (SITE / "_static" / picture.rpartition("/")[2]).is_file()
-
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_page_is_printed_with_bookmarks_and_open_solutions(browser, tmp_path):
