@@ -186,6 +186,9 @@ def test_the_keyboard_moves_the_values(page):
 
 def drag(page, grip, to_x, to_y):
     """Drag the centre of a handle by so many pixels."""
+    # Scrolling may change the width, and then everything is drawn anew: the handle is another element after that.
+    page.wait_for_timeout(100)
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     box = grip.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)

@@ -18,7 +18,7 @@ const STYLE = `
     --dot: color-mix(in srgb, #555 85%, var(--ink));
     --focus: var(--pst-color-primary, var(--jp-brand-color1, Highlight));
     box-sizing: border-box; max-width: 46rem; margin: 0 auto; padding: clamp(.6rem, 2.5vw, 1.1rem);
-    border: 1px solid var(--faint); border-radius: .75rem; background: var(--paper); color: var(--ink);
+    border: 1px solid var(--faint); border-radius: .75rem; background: var(--paper); color: var(--ink); text-align: start;
     font: 400 .95rem/1.45 var(--pst-font-family-base, var(--jp-ui-font-family, system-ui, sans-serif));
     font-variant-numeric: tabular-nums;
   }
