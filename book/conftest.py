@@ -1,8 +1,8 @@
 """Every notebook that nbval runs gets one more test, after its last cell: what it took of memory and time.
 
 The limits are those of the smallest place where a reader may start it, Binder: 2 GiB, in which Jupyter itself has to
-live too, and one processor. A notebook is to take less than a minute of an idle one and less than 1.2 GB; on a machine
-on which other things run, the same has been seen to take half as much again of either, so that this much is allowed.
+live too, and one processor. A notebook is to take less than a minute of an idle one and less than 1.2 GB. Here it may
+take about half as much again: processor time grows on a machine on which other things run.
 """
 
 import re

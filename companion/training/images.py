@@ -368,14 +368,15 @@ def uniform(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
         device: where they are made.
     Source: C. Wellons, Prospecting for hash functions, 2018: its 32-bit mixer, of a counter and a seed.
     """
-    mixed = torch.arange(shape.numel(), device=device) + _mixed(torch.tensor(seed, device=device))
+    mixed = torch.arange(shape.numel(), device=device) + _mixed(seed)
     return (_mixed(mixed & _BITS) >> 8).float().mul_(2.0**-24).reshape(shape)
 
 
 _BITS = 2**32 - 1
 
 
-def _mixed(number: Tensor) -> Tensor:
+def _mixed(number):
+    """The mixer, of a whole number or of each in a tensor."""
     for shift_by, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         # In 64 bits the product runs over, which keeps its lower 32 bits right.
         number = ((number ^ (number >> shift_by)) * factor) & _BITS

@@ -1,5 +1,5 @@
 // Real and generated points, the cheapest pairing of the two, and how W₁ of samples depends on their size.
-import { COLOURS, canvas, clamp, dash, drag, fixed, frame, html, line, path, round, row, spot, svg, swatch, target, widget, words } from "./view.js";
+import { COLOURS, canvas, clamp, dash, drag, fixed, frame, html, legend, line, path, round, row, spot, svg, swatch, target, widget, words } from "./view.js";
 import { MOST, meanDistances, meanRadius, pairing } from "./approximation_math.js";
 import { plane } from "./plane.js";
 
@@ -118,7 +118,7 @@ export default widget(["n", "shift", "real", "generated", "point"], ({ state, se
     html("div", { class: "columns" },
       picture,
       html("div", { class: "centred" },
-        html("dl", {}, ...Object.values(rows).map((r) => r.node)),
+        legend(rows),
         html("div", { class: "controls" }, ...sliders.slice(0, 2)))),
     plot,
     html("div", { class: "columns controls" }, ...sliders.slice(2)),

@@ -1,5 +1,5 @@
 // Which (q, K, d) explain the printed 0.016? Two planes, q by K and q by d, with what rounds to it.
-import { COLOURS, area, blank, canvas, clamp, dash, drag, frame, handle, html, line, percent, round, row, show, svg, swatch, widget, words } from "./view.js";
+import { COLOURS, area, blank, canvas, clamp, dash, drag, frame, handle, html, legend, line, percent, round, row, show, svg, swatch, widget, words } from "./view.js";
 import { HIGH, LOW, PRINTED, audit, classCounts, digits, dimensions, meanNorm, quantiles } from "./audit_math.js";
 
 const MOST = { num_classes: 1000, latent_dim: 10_000 };
@@ -118,7 +118,7 @@ export default widget(["q", "num_classes", "latent_dim"], ({ set, slider }) => {
     ruler,
     html("div", { class: "columns controls" },
       html("div", {}, ...sliders),
-      html("dl", { class: "centred" }, ...Object.values(rows).map((r) => r.node))),
+      legend(rows, { class: "centred" })),
   ];
   return { nodes, draw, summary };
 });

@@ -1,5 +1,5 @@
 // The circle cut by a line: the three radii of a point, in the plane and in latent space.
-import { COLOURS, area, canvas, clamp, dot, drag, fixed, handle, html, line, named, path, percent, round, row, show, spot, svg, swatch, target, widget, words } from "./view.js";
+import { COLOURS, area, canvas, clamp, dot, drag, fixed, handle, html, legend, line, named, path, percent, round, row, show, spot, svg, swatch, target, widget, words } from "./view.js";
 import { arc, classProbabilities, radii } from "./circle_math.js";
 import { density } from "./normal.js";
 import { plane } from "./plane.js";
@@ -150,7 +150,7 @@ export default widget(["angle", "offset", "z"], ({ state, set, slider }) => {
     html("div", { class: "columns" },
       picture,
       html("div", { class: "centred" },
-        html("dl", {}, ...Object.values(rows).map((r) => r.node)),
+        legend(rows),
         html("p", {}, html("small", {}, "class probabilities"), bar, html("span", { class: "split" }, ...shares)),
         html("div", { class: "controls" }, ...sliders))),
     latent,

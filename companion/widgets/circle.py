@@ -10,6 +10,12 @@ from companion import circle
 from companion.widgets._base import Number, Widget
 
 
+def half_plane(angle: float, offset: float) -> circle.HalfPlane:
+    """The half-plane whose normal has the direction `angle`, in degrees."""
+    turned = math.radians(angle)
+    return circle.HalfPlane([math.cos(turned), math.sin(turned)], offset)
+
+
 class CircleWidget(Widget):
     """The circle, cut in two classes by a line: move the line and the point, see the three radii.
 
@@ -36,8 +42,7 @@ class CircleWidget(Widget):
     @property
     def classifier(self) -> circle.HalfPlane:
         """The half-plane as it stands now."""
-        angle = math.radians(self.angle)
-        return circle.HalfPlane([math.cos(angle), math.sin(angle)], self.offset)
+        return half_plane(self.angle, self.offset)
 
     @property
     def radii(self) -> tuple[float, float, float]:

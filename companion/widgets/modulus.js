@@ -1,5 +1,5 @@
 // A modulus of continuity, and its generalised inverse: along at height η until ω has risen above it for good.
-import { COLOURS, blank, canvas, clamp, dash, drag, fixed, frame, html, line, round, row, show, spot, swatch, target, widget, words } from "./view.js";
+import { COLOURS, blank, canvas, clamp, dash, drag, fixed, frame, html, legend, line, round, row, show, spot, swatch, target, widget, words } from "./view.js";
 import { after, graph, inverse, measured } from "./modulus_math.js";
 
 const WIDTH = 340;
@@ -97,7 +97,7 @@ export default widget(["kind", "points", "eta"], ({ set, slider, choice }) => {
       html("div", {},
         slider({ name: "eta", label: "<i>η</i>, image distance", max: MOST, step: 0.01, colour: GREEN, text: (v) => fixed(v, 2) }),
         slider({ name: "points", label: "steps that are measured", min: 1, max: 16, text: String })),
-      html("dl", { class: "centred" }, ...Object.values(rows).map((r) => r.node))),
+      legend(rows, { class: "centred" })),
   ];
   return { nodes, draw, summary };
 });

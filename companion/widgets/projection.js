@@ -1,5 +1,5 @@
 // The half-plane f beside f̃, which asks about the nearest point of the circle: two pictures of the same plane.
-import { COLOURS, area, canvas, clamp, dot, drag, fixed, handle, html, line, path, round, row, show, spot, svg, swatch, target, widget, words } from "./view.js";
+import { COLOURS, area, canvas, clamp, dot, drag, fixed, handle, html, legend, line, path, round, row, show, spot, svg, swatch, target, widget, words } from "./view.js";
 import { arc, radii } from "./circle_math.js";
 import { plane } from "./plane.js";
 import { labelOf, nearest, projectedRadius, witness } from "./projection_math.js";
@@ -148,7 +148,7 @@ export default widget(["angle", "offset", "z", "y1", "y2"], ({ state, set, slide
   const nodes = [
     html("div", { class: "columns" }, ...pictures),
     html("div", { class: "columns controls" },
-      html("div", { class: "centred" }, html("dl", {}, ...Object.values(rows).map((r) => r.node)), scale),
+      html("div", { class: "centred" }, legend(rows), scale),
       html("div", {}, ...sliders)),
   ];
   return { nodes, draw, summary };

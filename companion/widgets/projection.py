@@ -9,6 +9,7 @@ import torch
 from companion import circle
 from companion.projection import ProjectedClassifier, Witness
 from companion.widgets._base import Number, Widget
+from companion.widgets.circle import half_plane
 
 
 class ProjectionWidget(Widget):
@@ -43,8 +44,7 @@ class ProjectionWidget(Widget):
     @property
     def classifier(self) -> circle.HalfPlane:
         """The half-plane f as it stands now."""
-        angle = math.radians(self.angle)
-        return circle.HalfPlane([math.cos(angle), math.sin(angle)], self.offset)
+        return half_plane(self.angle, self.offset)
 
     @property
     def radii(self) -> tuple[float, float, float]:

@@ -1,5 +1,5 @@
 // Theorem 1 for K equally likely classes: its bounds as curves over η.
-import { COLOURS, area, blank, canvas, clamp, dash, drag, frame, html, line, percent, row, show, svg, widget, words } from "./view.js";
+import { COLOURS, area, blank, canvas, clamp, dash, drag, frame, html, legend, line, percent, row, show, svg, widget, words } from "./view.js";
 import { balancedBound, bound, boundQuantile, equiprobableBound } from "./theorem1_math.js";
 
 const decades = (from, to, each) =>
@@ -103,7 +103,7 @@ export default widget(["num_classes", "latent_dim", "lipschitz", "eta"], ({ set,
     plot,
     html("div", { class: "columns controls" },
       html("div", {}, ...sliders),
-      html("dl", { class: "centred" }, ...Object.values(rows).map((r) => r.node))),
+      legend(rows, { class: "centred" })),
   ];
   return { nodes, draw, summary };
 });

@@ -1,5 +1,5 @@
 // Three shapes of partitions of the latent plane: how heavy is the strip of points near another class?
-import { COLOURS, area, canvas, clamp, dash, drag, fixed, frame, handle, html, line, path, percent, round, row, show, svg, swatch, target, widget, words } from "./view.js";
+import { COLOURS, area, canvas, clamp, dash, drag, fixed, frame, handle, html, legend, line, path, percent, round, row, show, svg, swatch, target, widget, words } from "./view.js";
 import { clip, plane, square } from "./plane.js";
 import { core, floor, law, partition, shares } from "./tightness_math.js";
 
@@ -115,7 +115,7 @@ export default widget(["shape", "turn", "shift_x", "shift_y", "t"], ({ state, se
       picture,
       html("div", { class: "centred" },
         shape,
-        html("dl", { class: "controls" }, ...Object.values(rows).map((r) => r.node)),
+        legend(rows, { class: "controls" }),
         html("p", {}, html("small", {}, "class probabilities"), bar, parts),
         html("div", { class: "controls" }, sliders[0]))),
     html("div", { class: "columns controls" }, ...sliders.slice(1)),

@@ -1,5 +1,5 @@
 // Two lines on the circle, and the one v that fools both: in the plane, and as a fraction of the data beside Theorem 3.
-import { COLOURS, area, canvas, clamp, dash, dot, drag, fixed, frame, handle, html, line, named, path, percent, round, row, show, spot, svg, swatch, target, widget, words } from "./view.js";
+import { COLOURS, area, canvas, clamp, dash, dot, drag, fixed, frame, handle, html, legend, line, named, path, percent, round, row, show, spot, svg, swatch, target, widget, words } from "./view.js";
 import { clip, plane, square } from "./plane.js";
 import { fooled, joint, secondAngle, transferBound } from "./transferability_math.js";
 
@@ -117,7 +117,7 @@ export default widget(["angle", "offset", "delta", "z", "eta"], ({ state, set, s
     html("div", { class: "columns" },
       picture,
       html("div", { class: "centred" },
-        html("dl", {}, ...Object.values(rows).map((r) => r.node)),
+        legend(rows),
         html("div", { class: "controls" }, ...sliders.slice(0, 2)))),
     html("div", { class: "columns controls" }, ...sliders.slice(2)),
     plot,

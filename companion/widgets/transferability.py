@@ -10,6 +10,7 @@ from companion.circle import Circle, HalfPlane, class_probabilities
 from companion.tightness import LinearPartition
 from companion.transferability import exact_joint_radius, overlap_transferable_fraction
 from companion.widgets._base import Number, Widget
+from companion.widgets.circle import half_plane
 
 
 class TransferabilityWidget(Widget):
@@ -46,9 +47,7 @@ class TransferabilityWidget(Widget):
     @property
     def classifiers(self) -> tuple[HalfPlane, HalfPlane]:
         """f and h as they stand now."""
-        angles = [math.radians(self.angle + turned) for turned in (0, 180 * self.delta)]
-        first, second = (HalfPlane([math.cos(angle), math.sin(angle)], self.offset) for angle in angles)
-        return first, second
+        return half_plane(self.angle, self.offset), half_plane(self.angle + 180 * self.delta, self.offset)
 
     @property
     def joint_radius(self) -> float:

@@ -201,6 +201,8 @@ export function row(mark, label) {
   return { node: html("div", {}, html("dt", {}, mark, words), value), value };
 }
 
+// The rows of a widget, which it keeps by name.
+export const legend = (rows, attributes = {}) => html("dl", attributes, ...Object.values(rows).map((r) => r.node));
 export const swatch = (colour) => html("span", { class: "swatch", style: `color: ${colour}` });
 export const dash = (more = {}, colour = "var(--ink)") =>
   svg("svg", { viewBox: "0 0 26 10", "aria-hidden": "true", class: "mark" }, svg("path", { d: "M1 5H25", stroke: colour, "stroke-width": 2.5, ...more }));
