@@ -91,6 +91,9 @@ def radii(
     So r_unc ≤ r_in ≤ ‖g(z + r) − g(z)‖ at the latent witness in every row, and no witness of r_in lies nearer to z than
     r_Z. With `max_latent_norm` r_in is another number, the least inside the ball, and may exceed the right-hand side.
 
+    r_in is measured between images as the generator makes them, r_unc between images as the classifier takes them:
+    where the classifier is in half precision and the generator is not, the first inequality holds up to that rounding.
+
     Args:
         generator: the generator g.
         classifier: the classifier f.
