@@ -96,7 +96,7 @@ $(PAGE): $(SOURCES) .venv/installed node_modules/installed
 		'above say why. PyPI has another build (2.7 GB): make $(MAKECMDGOALS) TORCH=cuda'; exit 1; })
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools \
 	&& $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
-		-e '.[book,data,site,test]' || { echo 'The packages could not be installed; the lines above' \
+		-e '.[book,cluster,data,site,test]' || { echo 'The packages could not be installed; the lines above' \
 		'say why. The first run needs the network.'; exit 1; }
 	@touch $@
 

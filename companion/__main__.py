@@ -1,15 +1,21 @@
-"""`python -m companion check`: try a device. `train`: re-create networks. `arms-race`, `table`: measure the tables."""
+"""`python -m companion check`: try a device. `train`: re-create networks. `arms-race`, `table`: measure the tables.
+
+`radii`, `bound`: measure very many generated images.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from companion import __version__, _files, arms_race, check, models
+from companion import __version__, _files, arms_race, check, models, scale
+from companion._cluster import connected
 from companion.experiments import TABLES, table
+from companion.experiments.report import REACHES
 from companion.training import NETWORKS, PRESETS, train_digits, train_images
 
 SHARED = argparse.ArgumentParser(add_help=False)  # what may stand before a command and after it
@@ -30,7 +36,7 @@ def from_the_shell() -> None:
     try:
         options.run(options)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\n{name}: stopped; train, table and arms-race go on when they are given again\n")
+        sys.stderr.write(f"\n{name}: stopped; what was trained or measured is kept, and the same command goes on\n")
         sys.exit(130)  # what a shell expects after Ctrl-C
     except (ValueError, OSError, ImportError, _files.Damaged) as error:
         if "traceback" in options:
@@ -46,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_arms_race(commands)
     _add_table(commands)
+    _add_radii(commands)
+    _add_bound(commands)
     return parser
 
 
@@ -107,19 +115,17 @@ def _add_arms_race(commands) -> None:
     race = commands.add_parser("arms-race", help=about, parents=[SHARED])
     race.add_argument("data", help="digits, or another set whose networks are trained")
     race.add_argument("--out", required=True, help="JSON file to write; beside it, FILE.chunks, which may be deleted")
-    race.add_argument("--images", type=int, default=100, help="how many held-out images")
-    race.add_argument("--seed", type=int, default=0)
+    race.add_argument("--images", type=int, default=100, help="how many held-out images (100)")
     race.add_argument("--chunk", type=int, default=25, help="images at a time (25)")
+    _add_where(race)
     race.set_defaults(run=_arms_race)
 
 
 def _arms_race(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    if out.is_dir():
-        raise ValueError(f"out must be a file to write, got the folder {options.out!r}")
-    _files.ready(out.parent)
-    own = dict(images=options.images, seed=options.seed, chunk=options.chunk, folder=f"{out}.chunks")
-    arms_race.save(arms_race.run(options.data, **own, progress=True), out)
+    out = _file(options.out)
+    with _client(options) as client:
+        own = dict(images=options.images, seed=options.seed, chunk=options.chunk, store=_store(options))
+        arms_race.save(arms_race.run(options.data, **own, client=client, progress=True), out)
 
 
 def _add_table(commands) -> None:
@@ -132,20 +138,120 @@ def _add_table(commands) -> None:
     one.add_argument("--steps", type=int, default=50, help="gradients per image and attack (50)")
     one.add_argument("--metric-steps", type=int, default=8, help="steps along the data manifold per image (8)")
     one.add_argument("--chunk", type=int, default=50, help="images at a time (50)")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
-    one.add_argument("--workers", type=int, default=1, help="processes that share the work (1)")
     one.add_argument("--root", help="folder with the data set, to measure the error rates again")
+    _add_device(one)
+    _add_where(one)
     one.set_defaults(run=_table)
 
 
 def _table(options: argparse.Namespace) -> None:
-    if options.device:
-        check.usable(options.device, torch.float32)
-    others = ("command", "run", "data", "out", "traceback")
-    own = {name: value for name, value in vars(options).items() if name not in others}
-    table(options.data, options.out, **own, progress=True)
+    names = "weights samples steps metric_steps chunk seed device store root".split()
+    with _client(options) as client:
+        own = {name: getattr(options, name) for name in names}
+        table(options.data, options.out, **own, client=client, progress=True)
     print((Path(options.out) / "table.md").read_text(encoding="utf-8"))
+
+
+def _add_radii(commands) -> None:
+    about = "measure the three radii of very many generated images; given again, it goes on"
+    one = commands.add_parser("radii", help=about, parents=[SHARED])
+    _add_networks(one)
+    one.add_argument("--out", required=True, help="safetensors file to write; beside it, FILE.chunks")
+    one.add_argument("--steps", type=int, default=100, help="gradients per image and attack (100)")
+    one.add_argument("--metric-steps", type=int, default=60, help="steps along the data manifold per image (60)")
+    one.add_argument("--chunk", type=int, default=50, help="images at a time (50)")
+    _add_where(one)
+    one.set_defaults(run=_radii)
+
+
+def _radii(options: argparse.Namespace) -> None:
+    out = _file(options.out)
+    with _client(options) as client:
+        own = dict(steps=options.steps, metric_steps=options.metric_steps, **_of_scale(options, client))
+        found = scale.radii(*_networks(options), options.samples, store=_store(options), **own)
+    scale.save(found, out)
+    print(f"{options.samples} generated images; quantiles {', '.join(f'{q:.0%}' for q in QUANTILES)}")
+    for name in ("latent", "in_distribution", "unconstrained"):
+        values = ", ".join(f"{scale.quantile(getattr(found, name), q):.4g}" for q in QUANTILES)
+        print(f"{name.replace('_', '-') + ' radius':24} {values}")
+
+
+def _add_bound(commands) -> None:
+    about = "count labels and local moduli of very many latents, for the bound of Theorem 1; given again, it goes on"
+    one = commands.add_parser("bound", help=about, parents=[SHARED])
+    _add_networks(one)
+    one.add_argument("--reaches", type=float, nargs="*", default=REACHES, help="latent radii of the measured modulus")
+    one.add_argument("--steps", type=int, default=10, help="steps of ascent per latent, radius and start (10)")
+    one.add_argument("--chunk", type=int, default=10_000, help="latents at a time (10000)")
+    _add_where(one)
+    one.set_defaults(run=_bound)
+
+
+def _bound(options: argparse.Namespace) -> None:
+    with _client(options) as client:
+        own = dict(steps=options.steps, store=options.store, **_of_scale(options, client))
+        found = scale.census(*_networks(options), options.samples, t=options.reaches, **own)
+    shares = found.class_counts.double() / found.class_counts.sum()
+    print(f"{options.samples} latents; class probabilities {', '.join(f'{share:.4g}' for share in shares.tolist())}")
+    for q in QUANTILES:
+        most = found.robustness_quantile(q).item()
+        print(f"of all images, {q:.0%} have an in-distribution radius of at most {most:.4g}")
+
+
+QUANTILES = (0.05, 0.25, 0.5)
+
+
+def _add_networks(one: argparse.ArgumentParser) -> None:
+    one.add_argument("generator", help="name of a network, such as cifar10/generator")
+    one.add_argument("classifier", help="name of a network, such as cifar10/vgg")
+    one.add_argument("--weights", default=models.WEIGHTS, help="folder that train has written (the shipped networks)")
+    one.add_argument("--samples", type=int, default=2_000, help="generated images (2000)")
+    _add_device(one)
+
+
+def _networks(options: argparse.Namespace):
+    return (models.load(name, folder=options.weights) for name in (options.generator, options.classifier))
+
+
+def _of_scale(options: argparse.Namespace, client) -> dict:
+    names = "chunk seed device".split()
+    return {name: getattr(options, name) for name in names} | {"client": client, "progress": True}
+
+
+def _add_device(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--device", help="such as cpu or cuda; by default a GPU wherever the worker has one")
+
+
+def _add_where(one: argparse.ArgumentParser) -> None:
+    """Seed, store and workers: what everything that is measured in chunks takes."""
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--store", help="folder or address (s3://...) for finished chunks, which runs may share")
+    where = one.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, default=1, help="processes of this machine that share the work (1)")
+    where.add_argument("--scheduler", help="address of a Dask scheduler whose workers do the work")
+
+
+@contextmanager
+def _client(options: argparse.Namespace):
+    if getattr(options, "device", None) and options.scheduler is None:
+        check.usable(options.device, torch.float32)
+    with connected(options.scheduler, options.workers) as client:
+        if client is not None:
+            sys.stderr.write(f"dashboard: {client.dashboard_link}\n")
+        yield client
+
+
+def _file(out: str) -> Path:
+    """The path of a file that can be written."""
+    path = Path(out)
+    if path.is_dir():
+        raise ValueError(f"out must be a file to write, got the folder {out!r}")
+    _files.ready(path.parent)
+    return path
+
+
+def _store(options: argparse.Namespace) -> str:
+    return options.store or f"{options.out}.chunks"
 
 
 if __name__ == "__main__":

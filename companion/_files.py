@@ -117,30 +117,39 @@ def read(path: Path, sha256: str, *, what: str, remedy: str) -> dict[str, Tensor
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whose metadata holds, as "digest", the SHA-256 of all the rest."""
+    """Write what `pack_tensors` makes."""
+    write(path, pack_tensors(tensors, metadata))
+
+
+def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata that `write_tensors` wrote; raises as `unpack_tensors`."""
+    return unpack_tensors(path.read_bytes(), str(path), remedy)
+
+
+def pack_tensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file whose metadata holds, as "digest", the SHA-256 of all the rest."""
     header, data = _split(save(tensors, metadata))
     header["__metadata__"]["digest"] = _digest(header, data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format wants its numbers aligned
-    write(path, b"".join([len(text).to_bytes(8, "little"), text, data]))
+    return b"".join([len(text).to_bytes(8, "little"), text, data])
 
 
-def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata that `write_tensors` wrote.
+def unpack_tensors(content: bytes, name: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata that `pack_tensors` was given; `name` is what messages call the file.
 
     Raises:
         Damaged: the file is not as it was written; the message ends with `remedy`.
     """
-    content = path.read_bytes()
     try:
         header, data = _split(content)
         metadata = header["__metadata__"]
         whole = metadata.pop("digest") == _digest(header, data)
         tensors = parse(content) if whole else {}
     except (AttributeError, KeyError, RecursionError, SafetensorError, TypeError, ValueError) as error:
-        raise Damaged(f"{path} is damaged, it cannot be read ({error!r}); {remedy}") from error
+        raise Damaged(f"{name} is damaged, it cannot be read ({error!r}); {remedy}") from error
     if not whole:
-        raise Damaged(f"{path} is damaged: it is not as it was written, by its SHA-256; {remedy}")
+        raise Damaged(f"{name} is damaged: it is not as it was written, by its SHA-256; {remedy}")
     return tensors, metadata
 
 

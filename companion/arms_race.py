@@ -7,22 +7,26 @@ network and hope: one trained on the same data ("transfer"), or one trained on t
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from companion import _files, models
+from companion import _files, _jobs, models
 from companion import _validation as check
-from companion._resumable import Chunks, origin, origins
+from companion._jobs import Job
+from companion._store import Store
 from companion.attacks import fgsm, jsma, lbfgs, mi_fgsm, minimal_l2
 from companion.defences.masking import RandomActivations, bpda, eot, quantise
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 THREATS = ("white box, naive", "white box, adaptive", "transfer", "substitute")
 VICTIMS = ("undefended", "distilled", "FGSM-trained", "ensemble-trained", "quantised", "random")
@@ -248,7 +252,8 @@ def run(
     images: int = 100,
     seed: int = 0,
     chunk: int = 25,
-    folder: Path | str | None = None,
+    store: Path | str | None = None,
+    client: Client | None = None,
     progress: bool = False,
 ) -> Matrix:
     """The whole matrix on held-out images of `data`, with its provenance: `python -m companion arms-race digits`.
@@ -258,62 +263,60 @@ def run(
         images: how many of the held-out images, at least 1; the first ones.
         seed: seeds the random defence, anew for every chunk; 0 to 4095.
         chunk: images at a time.
-        folder: where every chunk is written when it is done. Given again, with as many images or more, it goes on with
-            those that are missing. By default nothing is written.
+        store: folder or fsspec address (s3://bucket/folder) where every chunk is kept, which runs and machines may
+            share. Given again, with as many images or more, it goes on with those that are missing. By default nothing
+            is kept.
+        client: a Dask client (`dask.distributed.Client`), whose workers measure; by default this process does. They
+            need the same versions and the store in the same place.
         progress: show a bar.
 
     Raises:
-        ValueError: networks are missing, or `folder` holds chunks of another plan.
-        OSError: `folder` cannot be written to.
-        RuntimeError: a chunk in it is not as it was written.
+        ValueError: networks are missing; a worker has other versions or networks, or does not see the store.
+        OSError: the store cannot be written to, the scheduler was lost, or workers were ended again and again.
+        RuntimeError: a chunk is not as it was written.
     """
     images = check.integer("images", images, minimum=1)
     chunk = check.integer("chunk", chunk, minimum=1)
     if check.integer("seed", seed, minimum=0) >= 2**12:
         raise ValueError(f"seed must be less than {2**12}, got {seed!r}")
     shipped_victims(data)  # says which networks are missing
-    x, y = (part[:images] for part in _held_out(data))
+    images = min(images, len(_held_out(data)[0]))
     hashes = {name: models.card(name)["sha256"] for name in models.names() if name.startswith(f"{data}/")}
-    attacks = all_attacks()
-    plan = {"data": data, "seed": seed, "chunk": chunk, "eps": EPS, "sizes": SIZES, "attacks": list(attacks)}
-    plan = json.loads(json.dumps(plan | {"weights": hashes, "torch": torch.__version__}))  # as it is read again
-    store = Chunks(Path(folder or "."), plan, origin())
-    if folder is not None:
-        _files.ready(store.folder.parent, store.folder.name)
-
-    def measured(index: int, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict]:
-        began = time.perf_counter()
-        victims, surrogate = shipped_victims(data, seed=(seed << 20) + index)
-        found = _outcomes(victims, surrogate, x, y, EPS, (0.0, 1.0), attacks, THREATS, SIZES, False)
-        columns = found._asdict() | {"seconds": torch.tensor([time.perf_counter() - began])}
-        if folder is not None:
-            store.write(index, len(x), columns)
-        return columns, store.origin
-
-    parts = list(zip(x.split(chunk), y.split(chunk), strict=True))
-    chunks = []
-    for index, part in enumerate(tqdm(parts, f"arms race {data}", disable=not progress)):
-        known = None if folder is None else store.read(index, len(part[0]))
-        chunks.append(known or measured(index, *part))
-    columns = {key: torch.cat([found[key] for found, _ in chunks]) for key in chunks[0][0]}
-    seconds = columns.pop("seconds").sum().item()
-    made = origins(origin for _, origin in chunks)
-    found = _counted(Outcomes(**columns), (VICTIMS, THREATS, tuple(attacks)))
+    attacks = tuple(all_attacks())
+    plan = {"measure": "arms race", "data": data, "weights": hashes, "seed": seed}
+    plan |= {"eps": EPS, "sizes": SIZES, "attacks": attacks}
+    where = None if store is None else Store(store)
+    job = Job(f"arms race {data}", measure, plan, images, chunk, where, "cpu", models.WEIGHTS)
+    columns, made = _jobs.columns(_jobs.run(job, client=client, progress=progress))
+    seconds = columns.pop("seconds").item()
+    found = _counted(Outcomes(**columns), (VICTIMS, THREATS, attacks))
     options = f"--images {images} --seed {seed} --chunk {chunk}"
+    versions = {"companion": job.plan["version"], "python": made["python"], "torch": made["torch"]}
     return found._replace(
         provenance={
             "command": f"python -m companion arms-race {data} {options} --out FILE",
-            "data": f"{len(x)} held-out images of {data}",
+            "data": f"{images} held-out images of {data}",
             "eps": EPS,
             "seed": seed,
             "commit": made["commit"],
-            "device": f"{x.device.type} ({platform.machine()})",
-            "versions": {"companion": made["version"], "python": made["python"], "torch": torch.__version__},
+            "device": f"{made['device']} ({platform.machine()})",
+            "versions": versions,
             "seconds": round(seconds),
         }
     )
 
 
+def measure(job: Job, index: int) -> dict[str, Tensor]:
+    """The `Outcomes` of one chunk of images."""
+    data, start = job.plan["data"], index * job.chunk
+    x, y = (part[start : start + job.rows(index)] for part in _held_out(data))
+    began = time.perf_counter()
+    victims, surrogate = shipped_victims(data, seed=(job.plan["seed"] << 20) + index)
+    found = _outcomes(victims, surrogate, x, y, EPS, (0.0, 1.0), all_attacks(), THREATS, SIZES, False)
+    return found._asdict() | {"seconds": torch.tensor([time.perf_counter() - began])}
+
+
+@cache
 def _held_out(data: str) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] that no network was trained on, and their labels."""
     from companion import data as sets

@@ -27,7 +27,8 @@ with atheris.instrument_imports(include=["companion", "scipy.io"]):
     from scipy.io import savemat
     from torch import nn
 
-    from companion import _files, _registry, _resumable, data, models
+    from companion import _files, _jobs, _registry, data, models
+    from companion._store import Store
     from companion.training.run import Run
 
 SUM, SPLIT = b"SHA-256 OF THE WEIGHTS", b"\0WEIGHTS\0"
@@ -60,9 +61,14 @@ def tensors(content: bytes, folder: Path) -> Path:
 
 
 def chunk(content: bytes, folder: Path) -> None:
-    """A chunk of a table that is gone on with."""
-    tensors(content, folder)
-    _resumable.Chunks(folder, {"seed": 0}, {}).read(0, 2)
+    """A chunk of a measurement that is gone on with."""
+    job = a_job(folder)
+    job.store.write(job.file(0), tensors(content, folder).read_bytes())
+    job.read(0)
+
+
+def a_job(folder: Path) -> _jobs.Job:
+    return _jobs.Job("a", lambda job, index: {"r": torch.ones(2)}, {"seed": 0}, 2, 2, Store(folder / "store"))
 
 
 @dataclass(frozen=True)
@@ -118,8 +124,10 @@ def seeds(name: str, folder: Path) -> list[bytes]:
         entry = models.card("digits/linear") | {"file": "w.safetensors", "sha256": SUM.decode()}
         return [_files.json.dumps({"digits/linear": entry}).encode() + SPLIT + weights.read_bytes()]
     if name == "chunk":
-        _resumable.Chunks(folder, {"seed": 0}, {}).write(0, 2, {"r": torch.ones(2)})
-    elif name == "checkpoint":
+        job = a_job(folder)
+        job.work(0)
+        return [job.store.read(job.file(0)), save({"r": torch.ones(2)}, {"digest": ""})]
+    if name == "checkpoint":
         a_run(folder, folder / "00000.safetensors")
     elif name == "cifar10":
         return [bytes(6 * 2 * 3073)]

@@ -1,0 +1,130 @@
+"""Chunks on a Dask cluster: many machines, or several processes of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from companion import _jobs
+from companion._jobs import PLAN, Chunk, Job
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+# Tasks that the scheduler knows of at a time, or this many for each thread of a worker: enough to keep them all busy,
+# and an adaptive cluster growing, while the scheduler's memory stays flat however many chunks there are.
+_WAITING, _A_THREAD = 64, 4
+# Attacks set switches of torch that hold for the whole process.
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def connected(scheduler: str | None = None, workers: int = 1) -> Iterator[Client | None]:
+    """A client of the scheduler at an address, or of so many processes of this machine; None for this process alone.
+
+    Raises:
+        ImportError: Dask is not installed.
+        OSError: no scheduler answers at the address.
+    """
+    if scheduler is None and workers == 1:
+        yield None
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ImportError(
+            "--scheduler and --workers need Dask: pip install 'adversarial-vulnerability[cluster]'"
+        ) from error
+    if scheduler is not None:
+        with Client(scheduler) as client:
+            yield client
+        return
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    # Nothing is held back for its size: chunks are small, and what torch holds beside is not Dask's to spill.
+    options: dict[str, Any] = dict(memory_limit=0, silence_logs=logging.CRITICAL, dashboard_address=":0")
+    options["env"] = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    with LocalCluster(workers, threads_per_worker=1, **options) as cluster:
+
+        async def end() -> None:
+            await asyncio.gather(*(nanny.close(timeout=0.5) for nanny in cluster.workers.values()))
+
+        with Client(cluster) as client:
+            try:
+                yield client
+            except BaseException:
+                # Nobody waits for chunks that are half done: what is written is whole.
+                cluster.sync(end)
+                raise
+
+
+def spread(job: Job, indices: list[int], given: Any, client: Client) -> Iterator[Chunk]:
+    """The chunks of the job, each when a worker has it. Left early, it cancels those that have not begun.
+
+    A worker that ends in the middle of a chunk costs that chunk's work; another one begins it anew.
+    """
+    import cloudpickle
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    # As bytes in a task of its own: workers pass it on to each other, and whoever is lost can be replaced.
+    run = f"{job.name.replace(' ', '_')}-{secrets.token_hex(8)}"  # no task of another run is taken for one of this
+    parcel = client.submit(cloudpickle.loads, cloudpickle.dumps(given), key=f"{run}-given")
+
+    def submit(index: int) -> Future[Chunk]:
+        return client.submit(_on_a_worker, job, index, parcel, key=f"{run}-{index}")
+
+    threads = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
+    rest, arriving = iter(indices), as_completed(loop=client.loop)
+    for index in islice(rest, max(_WAITING, _A_THREAD * threads)):
+        arriving.add(submit(index))
+    try:
+        for future in arriving:
+            if future.status in ("cancelled", "lost"):
+                raise ConnectionError(
+                    "the scheduler was lost or has forgotten this run; "
+                    "finished chunks are in the store, and the same command goes on with the others"
+                )
+            try:
+                chunk: Chunk = future.result()
+            except KilledWorker as error:
+                raise ChildProcessError(
+                    f"workers ended again and again over {error.task}, the last at {error.last_worker.address}, as "
+                    "happens where memory runs out; fewer workers a machine or smaller chunks need less"
+                ) from error
+            for index in islice(rest, 1):
+                arriving.add(submit(index))
+            yield chunk
+    finally:
+        if client.status == "running":
+            client.cancel([*arriving.futures, parcel])
+
+
+def _on_a_worker(job: Job, index: int, given: Any) -> Chunk:
+    """What a worker does for one chunk."""
+    from distributed import get_worker
+
+    name = f"worker {get_worker().address}"
+    ours = _jobs.versions()
+    for key, wanted in ((key, job.plan[key]) for key in ours):
+        if ours[key] != wanted:
+            what = "companion" if key == "version" else key
+            raise ValueError(f"{name} has {what} {ours[key]}, and this run {wanted}; install the same version there")
+    if job.store is not None and job.store.read(f"{job.address}/{PLAN}") is None:
+        raise ValueError(
+            f"{name} does not see the store {job.store.address!r}; it must be a folder that all machines share, or an "
+            "address that all can reach, such as s3://bucket/folder"
+        )
+    with _one_at_a_time:
+        try:
+            job.check_weights()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return replace(job, given=given).work(index)
