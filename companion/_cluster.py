@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,9 @@ def connected(scheduler: str | None = None, workers: int = 1) -> Iterator[Client
     # Nothing is held back for its size: chunks are small, and what torch holds beside is not Dask's to spill.
     options: dict[str, Any] = dict(memory_limit=0, silence_logs=logging.CRITICAL, dashboard_address=":0")
     options["env"] = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    with LocalCluster(workers, threads_per_worker=1, **options) as cluster:
+    with _deaf_to_interrupts():
+        started = LocalCluster(workers, threads_per_worker=1, **options)
+    with started as cluster:
 
         async def end() -> None:
             await asyncio.gather(*(nanny.close(timeout=0.5) for nanny in cluster.workers.values()))
@@ -63,6 +66,19 @@ def connected(scheduler: str | None = None, workers: int = 1) -> Iterator[Client
                 # Nobody waits for chunks that are half done: what is written is whole.
                 cluster.sync(end)
                 raise
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started inside do not hear Ctrl-C, which goes to them all: their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():  # no other may change what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def spread(job: Job, indices: list[int], given: Any, client: Client) -> Iterator[Chunk]:
