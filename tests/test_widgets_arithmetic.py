@@ -1,8 +1,10 @@
 """The widgets' arithmetic: every `*_math.js`, run by Node, gives the package's numbers."""
 
+import base64
 import itertools
 import json
 import math
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +16,7 @@ from scipy import special
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import approximation, circle, figures, tightness, vulnerability, widgets
+from companion import approximation, circle, figures, models, smoothness, tightness, vulnerability, widgets
 from companion.smoothness import Lipschitz
 
 
@@ -309,3 +311,50 @@ def test_the_colours_are_those_of_the_figures(evaluate):
         "inDistribution": figures.IN_DISTRIBUTION,
         "unconstrained": figures.UNCONSTRAINED,
     }
+
+
+# --- What comes with a page: made by tools/widget_data.py ---
+
+DATA = {name: widgets.data(name) for name in ("certificates", "latent", "walk")}
+TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "widget_data.py"))
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_the_data_of_a_widget_are_of_the_shipped_networks(name):
+    """Networks that were trained anew need new data: python tools/widget_data.py"""
+    assert DATA[name]["made_of"] == {network: models.card(network)["sha256"] for network in DATA[name]["made_of"]}
+
+
+def test_the_stored_digits_and_bounds_are_those_of_the_package():
+    made = TOOL["certificates"]()
+    assert made["constants"] == pytest.approx(DATA["certificates"]["constants"], rel=1e-9)
+    # Another processor may round a level the other way.
+    levels = (np.frombuffer(base64.b64decode(found["images"]), dtype=np.uint8) for found in (made, DATA["certificates"]))
+    assert np.abs(np.subtract(*(level.astype(int) for level in levels))).max() <= 1
+    for reader, kept in DATA["certificates"]["readers"].items():
+        found = made["readers"][reader]
+        assert all(found[what] == kept[what] for what in ("labels", "radii", "nearest"))
+        np.testing.assert_allclose(found["safe"], kept["safe"], rtol=1e-9)
+
+
+def test_certificates_agree_with_the_package(evaluate):
+    from scipy.stats import binom
+
+    rows = [[k, reader, q] for k in range(6) for reader in ("cnn", "mlp", "linear") for q in (0.05, 0.25, 0.61, 0.9)]
+    call = (
+        "(() => { const r = v[0], s = m.sorted(v[1]); return [m.promised(r, v[2]), m.quantileOf(s, v[2]),"
+        " ...m.intervalOf(s, v[2]), m.shareWithin(s, v[3])]; })()"
+    )
+    made = [widgets.CertificatesWidget(generator=k, reader=reader, q=q) for k, reader, q in rows]
+    given = [
+        [DATA["certificates"]["readers"][one.reader]["safe"][one.generator], one.radii.tolist(), one.q, one.proved]
+        for one in made
+    ]
+    for one, found in zip(made, evaluate("certificates_math", call, given), strict=True):
+        assert found[0] * one.constant == pytest.approx(one.proved, rel=1e-9)
+        assert found[1] == pytest.approx(one.measured, abs=1e-12)
+        ordered = one.radii.sort().values
+        low, high = binom.ppf([0.025, 0.975], len(ordered), one.q).astype(int)
+        assert found[2:4] == [float(ordered[low - 1]), float(ordered[high])]
+        within = float((one.radii <= one.proved).double().mean())
+        assert found[4] == pytest.approx(within) and within >= one.q

@@ -1,8 +1,9 @@
 """Things to play with, in a live notebook (Python reads and sets their values) and on the static page of the book."""
 
-from companion.widgets._base import javascript, modules, registry
+from companion.widgets._base import data, javascript, modules, registry
 from companion.widgets.approximation import ApproximationWidget
 from companion.widgets.audit import AuditWidget
+from companion.widgets.certificates import CertificatesWidget
 from companion.widgets.circle import CircleWidget
 from companion.widgets.modulus import ModulusWidget
 from companion.widgets.projection import ProjectionWidget
@@ -13,12 +14,14 @@ from companion.widgets.transferability import TransferabilityWidget
 __all__ = [
     "ApproximationWidget",
     "AuditWidget",
+    "CertificatesWidget",
     "CircleWidget",
     "ModulusWidget",
     "ProjectionWidget",
     "Theorem1Widget",
     "TightnessWidget",
     "TransferabilityWidget",
+    "data",
     "javascript",
     "modules",
     "registry",

@@ -1,0 +1,22 @@
+// Small pictures made of pixels, and the bytes that come with a page.
+
+// A byte each, from base64.
+export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+
+// A canvas of side × side pixels, as large on the page as its place.
+export function pixels(side, name) {
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: side, height: side });
+  Object.entries({ role: "img", "aria-label": name }).forEach(([key, value]) => canvas.setAttribute(key, value));
+  canvas.style = "display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; border-radius: .25rem";
+  return canvas;
+}
+
+// Draws levels from 0 to 255, channel by channel: three of colour, or one of ink on white.
+export function paint(canvas, levels) {
+  const size = canvas.width * canvas.height;
+  const image = new ImageData(canvas.width, canvas.height);
+  for (let k = 0; k < size; k++)
+    for (let c = 0; c < 4; c++) image.data[4 * k + c] = c === 3 ? 255 : levels.length > size ? levels[c * size + k] : 255 - levels[k];
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
