@@ -358,3 +358,45 @@ def test_certificates_agree_with_the_package(evaluate):
         assert found[2:4] == [float(ordered[low - 1]), float(ordered[high])]
         within = float((one.radii <= one.proved).double().mean())
         assert found[4] == pytest.approx(within) and within >= one.q
+
+
+def test_what_a_walk_shows_agrees_with_the_tool(evaluate):
+    rng = np.random.default_rng(5)
+    frames = rng.integers(60, 190, (7, 48))
+    places = [*np.arange(151) / 25, *rng.uniform(0, 6, 50)]
+    found = evaluate("walk_math", "m.blend(v[0], v[1])", [[frames.tolist(), place] for place in places])
+    expected = TOOL["blend"](torch.tensor(frames).double(), torch.tensor(places).double())
+    np.testing.assert_allclose(found, expected.clamp(0, 255), atol=1e-9)
+    moved = np.concatenate([[0.0], np.cumsum(rng.uniform(0.01, 1, 40))])
+    radii = [0.0, *rng.uniform(0, moved[-1], 30), float(moved[-1]), float(moved[-1]) + 0.1]
+    found = evaluate("walk_math", "m.reach(v[0], v[1])", [[moved.tolist(), radius] for radius in radii])
+    assert found[-1] is None
+    np.testing.assert_allclose(found[:-1], np.interp(radii[:-1], moved, np.arange(41)), atol=1e-12)
+    found = evaluate("walk_math", "m.roundNumbers(v)", [0.08, 1, 2.07, 5.9])
+    assert found == [[0, 0.05], [0, 0.5, 1], [0, 1, 2], [0, 2, 4]]
+
+
+@pytest.mark.parametrize("network", DATA["walk"]["walks"])
+def test_the_stored_walks_are_walks_of_the_shipped_networks(network):
+    kept, generator = DATA["walk"], models.load("cifar10/generator").double()
+    classifier = models.load(f"cifar10/{network}").double()
+    places = torch.arange(0, 151, 25, dtype=torch.float64)[:, None] * kept["fine"]
+    for photo, walk in enumerate(kept["walks"][network]):
+        start, end = (torch.tensor(one, dtype=torch.float64) for one in (kept["starts"][photo], walk["end"]))
+        images = generator(start + places * (end - start))
+        first = base64.b64decode(kept["first"])[3072 * photo :][:3072]
+        frames = np.frombuffer(first + base64.b64decode(walk["frames"]), dtype=np.uint8).reshape(images.shape)
+        assert np.abs(255 * images.numpy() - frames).max() < 0.51
+        chances = classifier(images).softmax(1)
+        np.testing.assert_allclose(chances, np.array(walk["chances"])[::25] / 1e4, atol=6e-5)
+        assert "".join(map(str, chances.argmax(1).tolist())) == walk["labels"][::25]
+        # The label changes at 1 and not before, where the latent has gone r_Z; the radii stand in their order.
+        assert len(set(walk["labels"][:100])) == 1 and walk["labels"][100] != walk["labels"][0]
+        latent, inside, free = walk["radii"]
+        assert latent == pytest.approx(float((end - start).norm()), rel=1e-4)
+        assert 0 < free <= inside <= walk["moved"][100]
+        moved = (images - images[0]).flatten(1).norm(dim=1)
+        np.testing.assert_allclose(moved, walk["moved"][::25], atol=1e-5)
+        made = widgets.WalkWidget(photo=photo + 1, network=network, t=0.75)
+        np.testing.assert_allclose(made.probabilities, chances[3], atol=1e-9)
+        assert kept["classes"][int(walk["labels"][75])] == made.label

@@ -10,6 +10,7 @@ from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
 from companion.widgets.tightness import TightnessWidget
 from companion.widgets.transferability import TransferabilityWidget
+from companion.widgets.walk import WalkWidget
 
 __all__ = [
     "ApproximationWidget",
@@ -21,6 +22,7 @@ __all__ = [
     "Theorem1Widget",
     "TightnessWidget",
     "TransferabilityWidget",
+    "WalkWidget",
     "data",
     "javascript",
     "modules",

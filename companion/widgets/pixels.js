@@ -3,12 +3,12 @@
 // A byte each, from base64.
 export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
-// A canvas of side × side pixels, as large on the page as its place.
-export function pixels(side, name) {
+// A canvas of side × side pixels, as large on the page as its place; with rendering "auto" its pixels are not seen.
+export function pixels(side, name, rendering = "pixelated") {
   const canvas = document.createElement("canvas");
   Object.assign(canvas, { width: side, height: side });
   Object.entries({ role: "img", "aria-label": name }).forEach(([key, value]) => canvas.setAttribute(key, value));
-  canvas.style = "display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; border-radius: .25rem";
+  canvas.style = `display: block; width: 100%; aspect-ratio: 1; image-rendering: ${rendering}; border-radius: .25rem`;
   return canvas;
 }
 
