@@ -329,8 +329,11 @@ def test_the_stored_digits_and_bounds_are_those_of_the_package():
     made = TOOL["certificates"]()
     assert made["constants"] == pytest.approx(DATA["certificates"]["constants"], rel=1e-9)
     # Another processor may round a level the other way.
-    levels = (np.frombuffer(base64.b64decode(found["images"]), dtype=np.uint8) for found in (made, DATA["certificates"]))
-    assert np.abs(np.subtract(*(level.astype(int) for level in levels))).max() <= 1
+    levels = [
+        np.frombuffer(base64.b64decode(found["images"]), dtype=np.uint8).astype(int)
+        for found in (made, DATA["certificates"])
+    ]
+    assert np.abs(levels[0] - levels[1]).max() <= 1
     for reader, kept in DATA["certificates"]["readers"].items():
         found = made["readers"][reader]
         assert all(found[what] == kept[what] for what in ("labels", "radii", "nearest"))
@@ -376,6 +379,13 @@ def test_what_a_walk_shows_agrees_with_the_tool(evaluate):
     assert found == [[0, 0.05], [0, 0.5, 1], [0, 1, 2], [0, 2, 4]]
 
 
+def test_the_first_two_marks_of_a_walk_are_nearer_to_each_other_after_adversarial_training():
+    """The chapter says so."""
+    for plain, trained in zip(*DATA["walk"]["walks"].values(), strict=True):
+        (_, inside, free), (_, inside_trained, free_trained) = plain["radii"], trained["radii"]
+        assert free / inside < min(0.5, free_trained / inside_trained)
+
+
 @pytest.mark.parametrize("network", DATA["walk"]["walks"])
 def test_the_stored_walks_are_walks_of_the_shipped_networks(network):
     kept, generator = DATA["walk"], models.load("cifar10/generator").double()
@@ -400,3 +410,54 @@ def test_the_stored_walks_are_walks_of_the_shipped_networks(network):
         made = widgets.WalkWidget(photo=photo + 1, network=network, t=0.75)
         np.testing.assert_allclose(made.probabilities, chances[3], atol=1e-9)
         assert kept["classes"][int(walk["labels"][75])] == made.label
+
+
+def test_the_digits_and_slopes_of_the_page_are_those_of_torch(evaluate):
+    rng = np.random.default_rng(6)
+    rows = [
+        [int(start), int(across), int(up), float(x), float(y)]
+        for start, across, up, x, y in rng.uniform([1, 1, 1, -3, -3], [9, 17, 17, 3, 3], (30, 5))
+    ] + [[1, 4, 4, 1.5, -0.5], [8, 1, 16, 0.0, 0.0], [3, 16, 2, 3.0, -3.0]]
+    call = (
+        "(() => { const layers = (globalThis.layers ??= m.unpacked(v[1])), axes = [v[0][1] - 1, v[0][2] - 1];"
+        " const z = m.stepped(v[2], axes, v[0].slice(3)), t = m.gap(z, v[2]);"
+        " const home = m.push(layers, v[2]).image, { image } = m.push(layers, z);"
+        " const inside = m.slope(layers, z, axes.map((k) => m.unit(16, k)));"
+        " return [[...image], m.gap(image, home), m.slope(layers, z), inside, m.along(v[3], v[4], t)]; })()"
+    )
+    kept = DATA["latent"]
+    given = [
+        [row, kept["layers"] if k == 0 else [], kept["starts"][row[0] - 1], kept["t"], kept["moduli"][row[0] - 1]]
+        for k, row in enumerate(rows)
+    ]
+    for row, (image, moved, slope, inside, modulus) in zip(rows, evaluate("latent_math", call, given), strict=True):
+        made = widgets.LatentWidget(**dict(zip(("start", "across", "up", "x", "y"), row, strict=True)))
+        np.testing.assert_allclose(np.reshape(image, (8, 8)), made.image, rtol=0, atol=1e-12)
+        assert moved == pytest.approx(made.moved, abs=1e-12)
+        assert slope == pytest.approx(made.slope, rel=1e-10)
+        columns = smoothness.jacobian(made.generator, made.latent[None])[0][:, [row[1] - 1, row[2] - 1]]
+        assert inside == pytest.approx(float(torch.linalg.matrix_norm(columns, 2)), rel=1e-10)
+        assert modulus is None if math.isnan(made.modulus) else modulus == pytest.approx(made.modulus, abs=1e-12)
+
+
+def test_the_weights_of_the_page_are_those_of_the_shipped_generator_to_8_bits():
+    made, kept = TOOL["latent"](), DATA["latent"]
+    assert made["layers"] == kept["layers"] and made["starts"] == kept["starts"]
+    for what in ("moved_by_rounding", "slopes_by_rounding", "certified"):
+        assert made[what] == pytest.approx(kept[what], rel=1e-6)
+    # An ascent that starts anew on another processor may end at another peak.
+    np.testing.assert_allclose(made["moduli"], kept["moduli"], rtol=0.02)
+    # The chapter says so of every start: soon the modulus is above the slope at the start.
+    slopes = smoothness.lipschitz_at(widgets.LatentWidget().generator, torch.tensor(kept["starts"]).double())
+    assert (torch.tensor(kept["moduli"]) / torch.tensor(kept["t"]) / slopes[:, None]).amax(1).min() > 1
+    # No step along one latent finds an image farther away than the search among all directions.
+    network, t = widgets.LatentWidget().generator, torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    start = torch.tensor(kept["starts"], dtype=torch.float64)
+    for k, step in enumerate(t):
+        found = torch.tensor(kept["moduli"], dtype=torch.float64)[:, kept["t"].index(float(step))]
+        moved = [
+            (network(start + step * sign * way) - network(start)).flatten(1).norm(dim=1)
+            for way in torch.eye(16, dtype=torch.float64)
+            for sign in (1, -1)
+        ]
+        assert (torch.stack(moved).amax(0) <= found).all(), k

@@ -5,6 +5,7 @@ from companion.widgets.approximation import ApproximationWidget
 from companion.widgets.audit import AuditWidget
 from companion.widgets.certificates import CertificatesWidget
 from companion.widgets.circle import CircleWidget
+from companion.widgets.latent import LatentWidget
 from companion.widgets.modulus import ModulusWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
@@ -17,6 +18,7 @@ __all__ = [
     "AuditWidget",
     "CertificatesWidget",
     "CircleWidget",
+    "LatentWidget",
     "ModulusWidget",
     "ProjectionWidget",
     "Theorem1Widget",

@@ -76,10 +76,10 @@ export default widget(["generator", "reader", "q"], ({ slider, choice }) => {
   const axis = canvas("One axis of distances: what is proved, what attacks find, and the nearest of 20,000 images");
   const rows = {
     proved: row(swatch("var(--ink)"), "proved <small>given the counted labels</small>"),
-    attack: row(swatch(COLOURS.inDistribution), "by attack"),
+    attack: row(swatch(COLOURS.inDistribution), "found by attack"),
     nearest: row(swatch(COLOURS.unconstrained), "nearest of 20,000"),
-    ratio: row(swatch("transparent"), "proved / by attack"),
-    within: row(swatch("transparent"), "share within the proved distance <small>by attack</small>"),
+    ratio: row(swatch("transparent"), "proved / found"),
+    within: row(swatch("transparent"), "share within the proved distance"),
   };
   const draw = (now, width) => {
     const found = numbers(now);

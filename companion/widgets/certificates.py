@@ -70,11 +70,11 @@ class CertificatesWidget(Widget):
     def _sentence(self) -> str:
         within = float((self.radii <= self.proved).double().mean())
         return (
-            f"Twelve digits of the generator {data(_DATA)['names'][self.generator]}, whose proved Lipschitz constant is "
-            f"{self.constant:.6g}. Of its images, {100 * self.q:.3g} % change their label within {self.proved:.3g}: that "
-            f"is proved (classifier: {self.reader}). Attacks find them within {self.measured:.3g}, and {100 * within:.3g} "
-            "% within the proved distance. With JavaScript, or in a live notebook, you can change generator, classifier "
-            "and share."
+            f"Twelve digits of the generator {data(_DATA)['names'][self.generator]}, whose proved Lipschitz constant "
+            f"is {self.constant:.6g}. It is proved, given the counted labels, that {100 * self.q:.3g} % of its images "
+            f"change their label within {self.proved:.3g} (classifier: {self.reader}). Attacks find that they do "
+            f"within {self.measured:.3g}, and that {100 * within:.3g} % do within the proved distance. With "
+            "JavaScript, or in a live notebook, you can change generator, classifier and share."
         )
 
     def _picture(self) -> str:

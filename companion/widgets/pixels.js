@@ -20,3 +20,18 @@ export function paint(canvas, levels) {
     for (let c = 0; c < 4; c++) image.data[4 * k + c] = c === 3 ? 255 : levels.length > size ? levels[c * size + k] : 255 - levels[k];
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
+
+// The address of a picture of side × side places in one colour, "#rrggbb", each as strong as its value from 0 to 1; the
+// first row is the lowest.
+export function tint(side, values, colour) {
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: side, height: side });
+  const image = new ImageData(side, side);
+  values.forEach((value, k) => {
+    const at = 4 * (side * (side - 1 - Math.floor(k / side)) + (k % side));
+    for (let c = 0; c < 3; c++) image.data[at + c] = parseInt(colour.slice(2 * c + 1, 2 * c + 3), 16);
+    image.data[at + 3] = 255 * value;
+  });
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas.toDataURL();
+}

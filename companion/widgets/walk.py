@@ -75,10 +75,10 @@ class WalkWidget(Widget):
         latent, inside, free = self.radii
         first, last = (kept["classes"][int(self._walk["labels"][k])] for k in (0, -1))
         return (
-            f"Photograph {self.photo} of the generator (network: {self.network}), on a straight way in latent space: the "
-            f"label is {first} up to t = 1, a latent step of r<sub>Z</sub> = {latent:.3g}, and {last} beyond; the pictures "
-            f"are at every {kept['key']:g} of t. In images r<sub>in</sub> = {inside:.3g} and r<sub>unc</sub> = {free:.3g}. "
-            "With JavaScript, or in a live notebook, you can walk."
+            f"Photograph {self.photo} of the generator (network: {self.network}), on a straight way in latent space, "
+            f"at every {kept['key']:g} of t: the label is {first} up to t = 1, a latent step of r<sub>Z</sub> = "
+            f"{latent:.3g}, and {last} from there on. In images r<sub>in</sub> = {inside:.3g} and r<sub>unc</sub> = "
+            f"{free:.3g}. With JavaScript, or in a live notebook, you can walk."
         )
 
     def _picture(self) -> str:
