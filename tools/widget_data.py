@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from companion import _files, models, robustness
 from companion.certificates import certified_lipschitz, load_multipliers
 from companion.data import CIFAR10_CLASSES
+from companion.experiments import stored
+from companion.experiments.report import COUNTED
 from companion.smoothness import lipschitz_at, local_modulus
 from companion.training import LIPSCHITZ
 from companion.vulnerability import least_favourable
@@ -62,11 +64,11 @@ def certificates() -> dict[str, Any]:
     proofs.append(certified_lipschitz(generators[-1], (16,), multipliers=load_multipliers("digits/generator")))
     # The latents whose radii are stored: the first of them are shown.
     images = [generator(gaussian(300, 16)[:SHOWN]) for generator in generators]
-    stored = json.loads((files("companion") / "results" / "certificates-digits.json").read_text(encoding="utf-8"))
+    kept = json.loads((files("companion") / "results" / "certificates-digits.json").read_text(encoding="utf-8"))
     share = 1 - 0.05 / (len(kinds) * len(READERS))  # all statements hold together with 95 %
     readers = {}
     for name in READERS:
-        classifier, measured = models.load(f"digits/{name}").double(), [stored[f"{kind}/{name}"] for kind in kinds]
+        classifier, measured = models.load(f"digits/{name}").double(), [kept[f"{kind}/{name}"] for kind in kinds]
         readers[name] = {
             "labels": [classifier(part).argmax(1).tolist() for part in images],
             "safe": [least_favourable(one["counts"], confidence=share).tolist() for one in measured],
@@ -122,9 +124,6 @@ def walk() -> dict[str, Any]:
 
 def table_latents() -> Tensor:
     """The latents with which the table of CIFAR-10 begins, as the chapter draws them."""
-    from companion.experiments import stored
-    from companion.experiments.report import COUNTED
-
     count = (1 + COUNTED) * stored("cifar10").provenance["chunk"]
     return torch.randn(count, 100, generator=torch.Generator().manual_seed(0)).double()
 
