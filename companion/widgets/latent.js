@@ -118,7 +118,7 @@ export default widget(["start", "across", "up", "x", "y"], ({ set, slider }) => 
     proved: row(swatch("transparent"), "proved <small>at most <i>Lt</i>, and 8</small>"),
     home: row(dash({ "stroke-dasharray": "8 5" }, "var(--muted)"), "slope at the start"),
     slope: row(swatch("transparent"), "slope here <small>‖<i>J</i>(<i>z</i>′)‖</small>"),
-    inside: row(swatch(COLOURS.latent), "slope in the square <small>the colour</small>"),
+    inside: row(swatch(COLOURS.latent), "slope in the square <small>colour</small>"),
   };
   const two = (v) => fixed(v, 2);
   const axis = (name, label) => slider({ name, label, min: 1, max: 16, text: String });

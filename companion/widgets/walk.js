@@ -59,11 +59,11 @@ function trackPicture({ t }, { track, moved, inDistribution, unconstrained, late
 function summary(now) {
   const { chances, label, start, moved, latent, inDistribution, unconstrained, places } = numbers(now);
   const name = (k) => DATA.classes[k];
-  const changed = label === start ? `still calls it ${name(label)}` : `called it ${name(start)} and now calls it ${name(label)}`;
+  const changed = label === start ? `${now.t > 0 ? "still " : ""}calls it ${name(label)}` : `called it ${name(start)} and now calls it ${name(label)}`;
   return `Photograph ${now.photo} at t = ${fixed(now.t, 2)}: the latent has moved by ${show(now.t * latent)}, the image by ${show(moved)}; ` +
     `the ${now.network === "wide-resnet" ? NETWORKS[now.network] : "adversarially trained network"} ${changed} (${percent(chances[label])}). ` +
-    `Another label is ${show(unconstrained)} away among all images and ${show(inDistribution)} among those of the generator; so far this walk has moved the image ` +
-    `at t = ${fixed(places.unconstrained, 2)} and ${fixed(places.inDistribution, 2)}. At t = 1, a latent step of ${show(latent)}, the label changes.`;
+    `Another label is ${show(unconstrained)} away among all images and ${show(inDistribution)} among those of the generator; this walk has moved the image as far at ` +
+    `t = ${fixed(places.unconstrained, 2)} and ${fixed(places.inDistribution, 2)}. At t = 1, a latent step of ${show(latent)}, the label changes.`;
 }
 
 export default widget(["photo", "network", "t"], ({ set, slider, choice }) => {
