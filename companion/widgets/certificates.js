@@ -74,42 +74,39 @@ export default widget(["generator", "reader", "q"], ({ slider, choice }) => {
     return { picture, box, words, node: html("div", {}, box, words) };
   });
   const axis = canvas("One axis of distances: what is proved, what attacks find, and the nearest of 20,000 images");
-  const rows = {
-    proved: row(swatch("var(--ink)"), "proved <small>given the counted labels</small>"),
-    attack: row(swatch(COLOURS.inDistribution), "found by attack"),
-    nearest: row(swatch(COLOURS.unconstrained), "nearest of 20,000"),
-    ratio: row(swatch("transparent"), "proved / found"),
-    within: row(swatch("transparent"), "share within the proved distance"),
-  };
+  const proved = row(swatch("var(--ink)"), "proved <small>given the counted labels</small>");
+  const attack = row(swatch(COLOURS.inDistribution), "found by attack");
+  const nearest = row(swatch(COLOURS.unconstrained), "nearest of 20,000");
+  const ratio = row(swatch("transparent"), "proved / found");
+  const within = row(swatch("transparent"), "share within the proved distance");
   const draw = (now, width) => {
     const found = numbers(now);
     digits.forEach(({ picture, box, words }, k) => {
       const start = 64 * (SHOWN * now.generator + k);
       paint(picture, IMAGES.subarray(start, start + 64));
       picture.setAttribute("aria-label", `digit ${k + 1}, read as ${found.labels[k]}`);
-      box.style.borderColor = found.radii[k] <= found.proved ? COLOURS.inDistribution  : "var(--faint)";
+      box.style.borderColor = found.radii[k] <= found.proved ? COLOURS.inDistribution : "var(--faint)";
       words.children[0].textContent = found.labels[k];
       words.children[1].textContent = fixed(found.radii[k], 2);
     });
     axis.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     axis.replaceChildren(...axisPicture(now, found, width));
-    rows.proved.value.textContent = show(found.proved);
-    rows.attack.value.textContent = show(found.attack);
-    rows.nearest.value.textContent = show(found.nearest);
-    rows.ratio.value.textContent = times(found.proved / found.attack);
-    rows.within.value.textContent = percent(found.within);
+    proved.value.textContent = show(found.proved);
+    attack.value.textContent = show(found.attack);
+    nearest.value.textContent = show(found.nearest);
+    ratio.value.textContent = times(found.proved / found.attack);
+    within.value.textContent = percent(found.within);
   };
   const nodes = [
     html("div", { class: "columns" },
-      html("div", {},
-        html("div", { style: "display: grid; grid-template-columns: repeat(4, 1fr); gap: .3rem" }, ...digits.map(({ node }) => node)),
-        html("p", {}, html("small", {}, "Below each digit its label, and its radius as attacks find it; framed where that is below the proved distance. The digits and radii were calculated beforehand."))),
+      html("div", { style: "display: grid; grid-template-columns: repeat(4, 1fr); gap: .3rem" }, ...digits.map(({ node }) => node)),
       html("div", { class: "centred" },
         slider({ name: "generator", label: "generator", max: DATA.names.length - 1, text: constant }),
         slider({ name: "q", label: "share of the images", min: 0.05, max: 0.9, step: 0.01, colour: COLOURS.inDistribution, text: (v) => `${Math.round(100 * v)} %` }),
-        choice({ name: "reader", label: "classifier", options: READERS }),
-        legend(rows, { class: "controls" }))),
+        choice({ name: "reader", label: "classifier", options: READERS }))),
     html("div", { class: "controls" }, axis),
+    html("div", { class: "columns controls" }, legend({ proved, attack, nearest }), legend({ ratio, within })),
+    html("p", {}, html("small", {}, "Below each digit its label, and its radius as attacks find it; framed where that is below the proved distance. The digits and radii were calculated beforehand.")),
   ];
   return { nodes, draw, summary };
 });
