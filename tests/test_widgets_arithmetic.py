@@ -1,8 +1,10 @@
 """The widgets' arithmetic: every `*_math.js`, run by Node, gives the package's numbers."""
 
+import base64
 import itertools
 import json
 import math
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +16,7 @@ from scipy import special
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import approximation, circle, figures, tightness, vulnerability, widgets
+from companion import approximation, circle, figures, models, smoothness, tightness, vulnerability, widgets
 from companion.smoothness import Lipschitz
 
 
@@ -309,3 +311,153 @@ def test_the_colours_are_those_of_the_figures(evaluate):
         "inDistribution": figures.IN_DISTRIBUTION,
         "unconstrained": figures.UNCONSTRAINED,
     }
+
+
+# --- What comes with a page: made by tools/widget_data.py ---
+
+DATA = {name: widgets.data(name) for name in ("certificates", "latent", "walk")}
+TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "widget_data.py"))
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_the_data_of_a_widget_are_of_the_shipped_networks(name):
+    """Networks that were trained anew need new data: python tools/widget_data.py"""
+    assert DATA[name]["made_of"] == {network: models.card(network)["sha256"] for network in DATA[name]["made_of"]}
+
+
+def test_the_stored_digits_and_bounds_are_those_of_the_package():
+    made = TOOL["certificates"]()
+    assert made["constants"] == pytest.approx(DATA["certificates"]["constants"], rel=1e-9)
+    # Another processor may round a level the other way.
+    levels = [
+        np.frombuffer(base64.b64decode(found["images"]), dtype=np.uint8).astype(int)
+        for found in (made, DATA["certificates"])
+    ]
+    assert np.abs(levels[0] - levels[1]).max() <= 1
+    for reader, kept in DATA["certificates"]["readers"].items():
+        found = made["readers"][reader]
+        assert all(found[what] == kept[what] for what in ("labels", "radii", "nearest"))
+        np.testing.assert_allclose(found["safe"], kept["safe"], rtol=1e-9)
+
+
+def test_certificates_agree_with_the_package(evaluate):
+    from scipy.stats import binom
+
+    rows = [[k, reader, q] for k in range(6) for reader in ("cnn", "mlp", "linear") for q in (0.05, 0.25, 0.61, 0.9)]
+    call = (
+        "(() => { const r = v[0], s = m.sorted(v[1]); return [m.promised(r, v[2]), m.quantileOf(s, v[2]),"
+        " ...m.intervalOf(s, v[2]), m.shareWithin(s, v[3])]; })()"
+    )
+    made = [widgets.CertificatesWidget(generator=k, reader=reader, q=q) for k, reader, q in rows]
+    given = [
+        [DATA["certificates"]["readers"][one.reader]["safe"][one.generator], one.radii.tolist(), one.q, one.proved]
+        for one in made
+    ]
+    for one, found in zip(made, evaluate("certificates_math", call, given), strict=True):
+        assert found[0] * one.constant == pytest.approx(one.proved, rel=1e-9)
+        assert found[1] == pytest.approx(one.measured, abs=1e-12)
+        ordered = one.radii.sort().values
+        low, high = binom.ppf([0.025, 0.975], len(ordered), one.q).astype(int)
+        assert found[2:4] == [float(ordered[low - 1]), float(ordered[high])]
+        within = float((one.radii <= one.proved).double().mean())
+        assert found[4] == pytest.approx(within) and within >= one.q
+
+
+def test_what_a_walk_shows_agrees_with_the_tool(evaluate):
+    rng = np.random.default_rng(5)
+    frames = rng.integers(60, 190, (7, 48))
+    places = [*np.arange(151) / 25, *rng.uniform(0, 6, 50)]
+    found = evaluate("walk_math", "m.blend(v[0], v[1])", [[frames.tolist(), place] for place in places])
+    expected = TOOL["blend"](torch.tensor(frames).double(), torch.tensor(places).double())
+    np.testing.assert_allclose(found, expected.clamp(0, 255), atol=1e-9)
+    moved = np.concatenate([[0.0], np.cumsum(rng.uniform(0.01, 1, 40))])
+    radii = [0.0, *rng.uniform(0, moved[-1], 30), float(moved[-1]), float(moved[-1]) + 0.1]
+    found = evaluate("walk_math", "m.reach(v[0], v[1])", [[moved.tolist(), radius] for radius in radii])
+    assert found[-1] is None
+    np.testing.assert_allclose(found[:-1], np.interp(radii[:-1], moved, np.arange(41)), atol=1e-12)
+    found = evaluate("walk_math", "m.roundNumbers(v)", [0.08, 1, 2.07, 5.9])
+    assert found == [[0, 0.05], [0, 0.5, 1], [0, 1, 2], [0, 2, 4]]
+
+
+def test_the_first_two_marks_of_a_walk_are_nearer_to_each_other_after_adversarial_training():
+    """The chapter says so."""
+    for plain, trained in zip(*DATA["walk"]["walks"].values(), strict=True):
+        (_, inside, free), (_, inside_trained, free_trained) = plain["radii"], trained["radii"]
+        assert free / inside < min(0.5, free_trained / inside_trained)
+
+
+@pytest.mark.parametrize("network", DATA["walk"]["walks"])
+def test_the_stored_walks_are_walks_of_the_shipped_networks(network):
+    kept, generator = DATA["walk"], models.load("cifar10/generator").double()
+    classifier = models.load(f"cifar10/{network}").double()
+    places = torch.arange(0, 151, 25, dtype=torch.float64)[:, None] * kept["fine"]
+    for photo, walk in enumerate(kept["walks"][network]):
+        start, end = (torch.tensor(one, dtype=torch.float64) for one in (kept["starts"][photo], walk["end"]))
+        images = generator(start + places * (end - start))
+        first = base64.b64decode(kept["first"])[3072 * photo :][:3072]
+        frames = np.frombuffer(first + base64.b64decode(walk["frames"]), dtype=np.uint8).reshape(images.shape)
+        assert np.abs(255 * images.numpy() - frames).max() < 0.51
+        chances = classifier(images).softmax(1)
+        np.testing.assert_allclose(chances, np.array(walk["chances"])[::25] / 1e4, atol=6e-5)
+        assert "".join(map(str, chances.argmax(1).tolist())) == walk["labels"][::25]
+        # The label changes at 1 and not before, where the latent has gone r_Z; the radii stand in their order.
+        assert len(set(walk["labels"][:100])) == 1 and walk["labels"][100] != walk["labels"][0]
+        latent, inside, free = walk["radii"]
+        assert latent == pytest.approx(float((end - start).norm()), rel=1e-4)
+        assert 0 < free <= inside <= walk["moved"][100]
+        moved = (images - images[0]).flatten(1).norm(dim=1)
+        np.testing.assert_allclose(moved, walk["moved"][::25], atol=1e-5)
+        made = widgets.WalkWidget(photo=photo + 1, network=network, t=0.75)
+        np.testing.assert_allclose(made.probabilities, chances[3], atol=1e-9)
+        assert kept["classes"][int(walk["labels"][75])] == made.label
+
+
+def test_the_digits_and_slopes_of_the_page_are_those_of_torch(evaluate):
+    rng = np.random.default_rng(6)
+    rows = [
+        [int(start), int(across), int(up), float(x), float(y)]
+        for start, across, up, x, y in rng.uniform([1, 1, 1, -3, -3], [9, 17, 17, 3, 3], (30, 5))
+    ] + [[1, 4, 4, 1.5, -0.5], [8, 1, 16, 0.0, 0.0], [3, 16, 2, 3.0, -3.0]]
+    call = (
+        "(() => { const layers = (globalThis.layers ??= m.unpacked(v[1])), axes = [v[0][1] - 1, v[0][2] - 1];"
+        " const z = m.stepped(v[2], axes, v[0].slice(3)), t = m.gap(z, v[2]);"
+        " const home = m.push(layers, v[2]).image, { image } = m.push(layers, z);"
+        " const inside = m.slope(layers, z, axes.map((k) => m.unit(16, k)));"
+        " return [[...image], m.gap(image, home), m.slope(layers, z), inside, m.along(v[3], v[4], t)]; })()"
+    )
+    kept = DATA["latent"]
+    given = [
+        [row, kept["layers"] if k == 0 else [], kept["starts"][row[0] - 1], kept["t"], kept["moduli"][row[0] - 1]]
+        for k, row in enumerate(rows)
+    ]
+    for row, (image, moved, slope, inside, modulus) in zip(rows, evaluate("latent_math", call, given), strict=True):
+        made = widgets.LatentWidget(**dict(zip(("start", "across", "up", "x", "y"), row, strict=True)))
+        np.testing.assert_allclose(np.reshape(image, (8, 8)), made.image, rtol=0, atol=1e-12)
+        assert moved == pytest.approx(made.moved, abs=1e-12)
+        assert slope == pytest.approx(made.slope, rel=1e-10)
+        columns = smoothness.jacobian(made.generator, made.latent[None])[0][:, [row[1] - 1, row[2] - 1]]
+        assert inside == pytest.approx(float(torch.linalg.matrix_norm(columns, 2)), rel=1e-10)
+        assert modulus is None if math.isnan(made.modulus) else modulus == pytest.approx(made.modulus, abs=1e-12)
+
+
+def test_the_weights_of_the_page_are_those_of_the_shipped_generator_to_8_bits():
+    made, kept = TOOL["latent"](), DATA["latent"]
+    assert made["layers"] == kept["layers"] and made["starts"] == kept["starts"]
+    for what in ("moved_by_rounding", "slopes_by_rounding", "certified"):
+        assert made[what] == pytest.approx(kept[what], rel=1e-6)
+    # An ascent that starts anew on another processor may end at another peak.
+    np.testing.assert_allclose(made["moduli"], kept["moduli"], rtol=0.02)
+    # The chapter says so of every start: soon the modulus is above the slope at the start.
+    slopes = smoothness.lipschitz_at(widgets.LatentWidget().generator, torch.tensor(kept["starts"]).double())
+    assert (torch.tensor(kept["moduli"]) / torch.tensor(kept["t"]) / slopes[:, None]).amax(1).min() > 1
+    # No step along one latent finds an image farther away than the search among all directions.
+    network, t = widgets.LatentWidget().generator, torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    start = torch.tensor(kept["starts"], dtype=torch.float64)
+    for k, step in enumerate(t):
+        found = torch.tensor(kept["moduli"], dtype=torch.float64)[:, kept["t"].index(float(step))]
+        moved = [
+            (network(start + step * sign * way) - network(start)).flatten(1).norm(dim=1)
+            for way in torch.eye(16, dtype=torch.float64)
+            for sign in (1, -1)
+        ]
+        assert (torch.stack(moved).amax(0) <= found).all(), k

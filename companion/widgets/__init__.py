@@ -1,24 +1,31 @@
 """Things to play with, in a live notebook (Python reads and sets their values) and on the static page of the book."""
 
-from companion.widgets._base import javascript, modules, registry
+from companion.widgets._base import data, javascript, modules, registry
 from companion.widgets.approximation import ApproximationWidget
 from companion.widgets.audit import AuditWidget
+from companion.widgets.certificates import CertificatesWidget
 from companion.widgets.circle import CircleWidget
+from companion.widgets.latent import LatentWidget
 from companion.widgets.modulus import ModulusWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
 from companion.widgets.tightness import TightnessWidget
 from companion.widgets.transferability import TransferabilityWidget
+from companion.widgets.walk import WalkWidget
 
 __all__ = [
     "ApproximationWidget",
     "AuditWidget",
+    "CertificatesWidget",
     "CircleWidget",
+    "LatentWidget",
     "ModulusWidget",
     "ProjectionWidget",
     "Theorem1Widget",
     "TightnessWidget",
     "TransferabilityWidget",
+    "WalkWidget",
+    "data",
     "javascript",
     "modules",
     "registry",

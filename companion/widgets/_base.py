@@ -2,6 +2,8 @@
 
 A widget NAME is `NAME.py`, `NAME_math.js` (arithmetic, nothing else) and `NAME.js` (what is drawn of it). The same
 modules run in a live notebook, joined to one (through anywidget), and on the static page, where each is loaded once.
+What a widget shows and does not calculate, such as photographs, is in `NAME_data.json`, which `tools/widget_data.py`
+makes; to the other modules it is the module `NAME_data`, with the one name `DATA`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,14 @@ from __future__ import annotations
 import html
 import json
 import re
+import struct
+from base64 import b64encode
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 try:
     import anywidget
@@ -37,7 +46,7 @@ def modules(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def add(module: str) -> None:
-        text = (_FOLDER / f"{module}.js").read_text(encoding="utf-8")
+        text = _data_module(module) if module.endswith("_data") else (_FOLDER / f"{module}.js").read_text("utf-8")
         for needed in _IMPORT.findall(text):
             if needed not in found:
                 add(needed)
@@ -45,6 +54,16 @@ def modules(name: str) -> dict[str, str]:
 
     add(name)
     return found
+
+
+def _data_module(module: str) -> str:
+    return f"export const DATA = {(_FOLDER / f'{module}.json').read_text('utf-8').strip()};\n"
+
+
+@cache
+def data(name: str) -> dict[str, Any]:
+    """What `NAME_data.json` holds; nobody changes it."""
+    return json.loads((_FOLDER / f"{name}_data.json").read_text("utf-8"))
 
 
 def javascript(name: str) -> str:
@@ -131,3 +150,26 @@ class Widget(anywidget.AnyWidget):
 
     def _sentence(self) -> str:
         raise NotImplementedError
+
+
+def picture_of(levels: bytes, shape: tuple[int, int, int, int], *, columns: int, label: str) -> str:
+    """An `<svg>` of small pictures, for pages without JavaScript.
+
+    Args:
+        levels: a byte for each pixel and channel, picture by picture; one channel is ink on white.
+        shape: (n, channels, height, width), 1 or 3 channels.
+        columns: pictures in a row.
+        label: alternative text.
+    """
+    images = torch.frombuffer(bytearray(levels), dtype=torch.uint8).reshape(shape)
+    images = nn.functional.pad(images if shape[1] == 3 else 255 - images.expand(-1, 3, -1, -1), (0, 1, 0, 1), value=255)
+    whole = torch.cat([torch.cat(list(row), 2) for row in images.split(columns)], 1)
+    height, width = whole.shape[1:]
+    # A bitmap file is not compressed, so the same everywhere: rows from the bottom, blue first, each filled to 4 bytes.
+    rows = nn.functional.pad(whole.flip(0, 1).permute(1, 2, 0).reshape(height, -1), (0, -3 * width % 4))
+    header = struct.pack("<2sIHHI IiiHHIIiiII", b"BM", 54 + rows.numel(), 0, 0, 54, 40, width, height, 1, 24, *[0] * 6)
+    address = "data:image/bmp;base64," + b64encode(header + rows.numpy().tobytes()).decode()
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="320" style="max-width: 100%" role="img" aria-label="{label}">'
+        f'<image href="{address}" width="{width}" height="{height}" style="image-rendering: pixelated"/></svg>'
+    )
