@@ -2,9 +2,12 @@
 
 from companion.widgets._base import javascript, modules, registry
 from companion.widgets.approximation import ApproximationWidget
+from companion.widgets.attack import AttackWidget
 from companion.widgets.audit import AuditWidget
 from companion.widgets.circle import CircleWidget
+from companion.widgets.matrix import MatrixWidget
 from companion.widgets.modulus import ModulusWidget
+from companion.widgets.photograph import PhotographWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
 from companion.widgets.tightness import TightnessWidget
@@ -12,9 +15,12 @@ from companion.widgets.transferability import TransferabilityWidget
 
 __all__ = [
     "ApproximationWidget",
+    "AttackWidget",
     "AuditWidget",
     "CircleWidget",
+    "MatrixWidget",
     "ModulusWidget",
+    "PhotographWidget",
     "ProjectionWidget",
     "Theorem1Widget",
     "TightnessWidget",
