@@ -390,7 +390,7 @@ def test_photograph_shows_what_the_network_saw_and_said(visit):
         page.wait_for_timeout(100)
         made = widgets.PhotographWidget(photograph=5, network="vgg", shades=4, direction=direction)
         label, sure = made.answer
-        assert f"“{label}” {100 * sure:.0f} % sure" in said(page, "A photograph")
+        assert f"“{label}” {math.floor(100 * sure + 0.5)} % sure" in said(page, "A photograph")
         first = made.first_fooled
         assert value(page, direction) == ("never" if first is None else f"{first}/255")
     drawn = """(picture) => new Promise((done) => {

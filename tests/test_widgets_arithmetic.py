@@ -390,8 +390,8 @@ def test_photographs_are_moved_to_the_last_bit_and_answered_as_stored(evaluate):
 def test_the_signs_of_photographs_are_those_of_the_gradient():
     given = widgets.PhotographWidget().given
     for name, kept in given["networks"].items():
-        images = torch.stack([widgets.PhotographWidget(photograph=k, shades=0).image for k in range(6)]) / 255
-        made = fgsm(models.load(f"cifar10/{name}"), images, given["labels"], eps=0.1, keep_failed=True)
+        images = torch.stack([widgets.PhotographWidget(photograph=k, shades=0).image for k in range(6)]).double() / 255
+        made = fgsm(models.load(f"cifar10/{name}").double(), images, given["labels"], eps=0.1, keep_failed=True)
         signs = torch.stack([_packed.signs(text) for text in kept["gradient"]["signs"]]).reshape(images.shape)
         # Where a derivative is nearly 0, another processor may round it to the other side.
         assert ((made - images).sign() == signs).double().mean() > 0.999

@@ -27,10 +27,11 @@ def photographs():
     Of 300 generated ones, rounded to whole colours: the first of each class of which all three networks are SURE.
     """
     generator = models.load("cifar10/generator")
-    networks = {name: models.load(f"cifar10/{name}") for name in NETWORKS}
+    # In double precision, in which the gradient of a network that is very sure does not vanish.
+    networks = {name: models.load(f"cifar10/{name}").double() for name in NETWORKS}
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        x = (255 * generator(torch.randn(300, generator.latent_dim, generator=draws))).round()
+        x = (255 * generator(torch.randn(300, generator.latent_dim, generator=draws))).round().double()
         sure, votes = torch.stack([network(x / 255).softmax(1) for network in networks.values()]).max(2)
     chosen = first_of_each((votes == votes[0]).all(0) & (sure.amin(0) >= SURE), votes[0], 6)
     x, y = x[chosen], votes[0, chosen]

@@ -6,7 +6,7 @@ import { example, standing, strongest } from "./matrix_math.js";
 
 const TABLE = `
   table { width: 100%; table-layout: fixed; border-collapse: separate; border-spacing: 2px; font-size: .9em; line-height: 1.15; margin-top: .6rem; }
-  th { font-weight: 400; text-align: end; padding: 0 .35rem 0 0; vertical-align: middle; }
+  th { font-weight: 400; text-align: end; padding: 0 .2rem 0 0; vertical-align: middle; overflow-wrap: normal; }
   thead td { width: 5.6rem; }
   thead th { height: 6.2em; padding: 0 0 .2rem; vertical-align: bottom; text-align: center; }
   thead th > span { display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg); text-align: start; white-space: nowrap; }
@@ -16,7 +16,7 @@ const TABLE = `
   td button[aria-pressed=true] { outline: 3px solid var(--ink); outline-offset: -1px; }
   td button:focus-visible { outline: 3px solid var(--focus); outline-offset: 1px; }
   td.least { font-weight: 650; }
-  @media (max-width: 480px) { table { font-size: .8em; border-spacing: 1px 2px; } thead td { width: 4.6rem; } }`;
+  @media (max-width: 480px) { table { font-size: .78em; border-spacing: 1px 2px; } thead td { width: 4.7rem; } }`;
 
 // Red where nothing is left, blue where all is.
 const colourOf = (share) =>
@@ -28,6 +28,9 @@ export default widget(["threat", "victim", "attack", "digit"], ({ state, set, gi
   const { victims, threats, attacks, accuracy, distance, digits, attacked, greys } = given;
   const placeOf = ({ victim, threat, attack }) => [victims.indexOf(victim), threats.indexOf(threat), attacks.indexOf(attack)];
   const at = (values, [v, t, a]) => values[v][t][a];
+
+  // The cell under the mouse, which looks into it without choosing it.
+  let seen = null;
 
   // A table of buttons, one stop for the keyboard: the arrow keys go from cell to cell.
   const cells = victims.map((_, v) => attacks.map((_, a) => html("button", { type: "button", "data-v": v, "data-a": a, "data-lm-suppress-shortcuts": "true" })));
@@ -44,12 +47,11 @@ export default widget(["threat", "victim", "attack", "digit"], ({ state, set, gi
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!step || !cellOf(event)) return;
     event.preventDefault();
+    seen = null;
     const { v, a } = cellOf(event);
     const next = cells[+v + step[0]]?.[+a + step[1]];
     if (next) { choose(next.dataset); next.focus(); }
   });
-  // A mouse looks into a cell without choosing it.
-  let seen = null;
   const look = (data) => { seen = data; detail(state()); };
   table.addEventListener("pointerover", (event) => event.pointerType === "mouse" && cellOf(event) && look(cellOf(event)));
   table.addEventListener("pointerleave", () => look(null));

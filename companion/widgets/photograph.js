@@ -64,9 +64,10 @@ function coursePicture(given, now, width) {
       parts.push(spot([px(k), py(share)], 4, fooled ? style[0] : "var(--paper)", style[0]));
     });
   }
+  const [one, [colour]] = [answer(given, now), styles[now.direction]];
   parts.push(
     line(`M${px(now.shades)} ${y0}V${y1}`, "var(--ink)", 1, { "stroke-dasharray": "3 4" }),
-    spot([px(now.shades), py(answer(given, now).right[now.shades])], 7, now.direction === "random" ? "var(--muted)" : COLOURS.unconstrained, "var(--paper)"),
+    spot([px(now.shades), py(one.right[now.shades])], 7, one.fooled ? colour : "var(--paper)", colour),
     grip("shades"),
   );
   return { parts, value };
@@ -83,7 +84,7 @@ function summaryOf(given, now) {
     return first === null ? `never up to ${MOST} shades` : `from ${first} ${first === 1 ? "shade" : "shades"} on`;
   };
   return `Photograph ${now.photograph + 1}, ${right}. ${told} (${given.networks[now.network].name}) says ${one.label}, ${sureOf(one)}. ` +
-    `The label is first another one along the gradient ${fewest("gradient")}, along random signs ${fewest("random")}.`;
+    `Another label wins along the gradient ${fewest("gradient")}, along random signs ${fewest("random")}.`;
 }
 
 export default widget(["photograph", "network", "direction", "shades"], ({ state, set, given, slider, choice }) => {
@@ -92,8 +93,8 @@ export default widget(["photograph", "network", "direction", "shades"], ({ state
   const plot = canvas("How likely the network holds the first label to be, over the size of the change: along the gradient and along random signs");
   const rows = {
     right: row(swatch("transparent"), "first label <small>now</small>"),
-    gradient: row(dash({ "stroke-width": 3 }, COLOURS.unconstrained), "gradient <small>another at</small>"),
-    random: row(dash({ "stroke-dasharray": "6 4" }, "var(--muted)"), "random <small>another at</small>"),
+    gradient: row(dash({ "stroke-width": 3 }, COLOURS.unconstrained), "gradient <small>another label at</small>"),
+    random: row(dash({ "stroke-dasharray": "6 4" }, "var(--muted)"), "random <small>another label at</small>"),
   };
   const names = Object.fromEntries(Object.entries(given.networks).map(([kind, { name }]) => [kind, name]));
   const nodes = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -73,13 +74,14 @@ class PhotographWidget(Widget):
     def _sentence(self) -> str:
         pictures, (label, sure), first = _pictures(), self.answer, self.first_fooled
         right, network = pictures["classes"][pictures["labels"][self.photograph]], pictures["networks"][self.network]
+        sure = math.floor(100 * sure + 0.5)
         way = {"gradient": "signs of the gradient", "random": "random signs"}[self.direction]
         since = "at no size up to 16" if first is None else f"from {first} of 255 on"
         return (
             f"A generated photograph, {right}, and the same with every colour moved by {self.shades} of 255 shades "
-            f"along {way}: the network ({network['name']}) says {label}, {100 * sure:.0f} % sure. In this direction "
-            f"another label wins {since}. With JavaScript, or in a live notebook, you can choose photograph, network, "
-            "direction and size."
+            f"along {way}: the network ({network['name']}) says {label}, {sure} % sure. In this "
+            f"direction another label wins {since}. With JavaScript, or in a live notebook, you can choose photograph, "
+            "network, direction and size."
         )
 
     def _picture(self) -> str:

@@ -78,8 +78,9 @@ export const svg = (tag, attributes = {}, ...children) => build(document.createE
 
 // --- The widget itself ---
 
-// What every module exports. `names` are the model's values; `compose` gets what reads and writes them, and what
-// Python has given beside them, and returns the card's `nodes`, `draw(values, width)`, and `summary(values)`, the sentence of the live region.
+// What every module exports. `names` are the model's values; `compose` gets what reads and writes them, and what Python
+// has `given` beside them. It returns the card's `nodes`, `draw(values, width)`, and `summary(values)`, the sentence of
+// the live region.
 export function widget(names, compose) {
   function render({ model, el }) {
     const state = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
