@@ -399,6 +399,121 @@ def test_latent_draws_the_digit_where_the_pointer_lets_go(visit):
     assert max(abs(a - b) for a, b in zip(found[::4], exact.tolist(), strict=True)) < 0.51
 
 
+def shown(page, name):
+    """The picture whose description begins so."""
+    return page.locator(f".companion-widget svg[aria-label^='{name}']")
+
+
+def said(page, name):
+    """The words in the picture."""
+    return " ".join(shown(page, name).locator("text").all_text_contents())
+
+
+def tap(page, picture, x, y):
+    """A tap at this share of its width and height."""
+    picture.evaluate("(e) => e.scrollIntoView({ block: 'center' })")
+    page.wait_for_timeout(100)
+    box = picture.bounding_box()
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.wait_for_timeout(100)
+
+
+def test_attack_follows_the_size_the_digit_and_the_attack(visit):
+    with pytest.raises(ValueError, match="attack must be one of 'one step', .*, got 'two steps'"):
+        widgets.AttackWidget(attack="two steps")
+    page = visit("attack")
+    tap(page, shown(page, "Ten digits"), 0.85, 0.5)
+    assert page.get_by_role("slider", name="digit").get_attribute("aria-valuetext") == "8"
+    plot = page.locator("[data-grip=eps]")
+    tap(page, plot, 0.5, 0.5)
+    assert number(page, "how far a pixel may move") == 0.25
+    for attack in ("ten steps", "smallest change"):
+        page.get_by_role("radio", name=attack).check()
+        made = widgets.AttackWidget(digit=8, attack=attack, eps=0.25)
+        first = made.first_fooled
+        page.wait_for_timeout(100)
+        assert value(page, attack) == f"{first.eps:.2f} · {first.length:.2f}"
+        share, label = made.probabilities.max(0)
+        assert f"“{int(label)}” {100 * share:.0f} % sure" in said(page, "A digit")
+    page.wait_for_timeout(400)
+    assert (
+        f"the change is {float((made.image - made.original).norm()):.2f} long"
+        in page.get_by_role("status").inner_text()
+    )
+
+
+def test_photograph_shows_what_the_network_saw_and_said(visit):
+    with pytest.raises(ValueError, match="network must be one of 'wide-resnet', .*, got 'lenet'"):
+        widgets.PhotographWidget(network="lenet")
+    page = visit("photograph")
+    tap(page, shown(page, "Six photographs"), 5.5 / 6, 0.5)
+    assert number(page, "size, in shades of 255") == 2
+    plot = page.locator("[data-grip=shades]")
+    tap(page, plot, 0.25, 0.5)
+    page.get_by_label("VGG", exact=True).check()
+    for direction in ("random", "gradient"):
+        page.get_by_role("radio", name="random" if direction == "random" else "signs of the").check()
+        page.wait_for_timeout(100)
+        made = widgets.PhotographWidget(photograph=5, network="vgg", shades=4, direction=direction)
+        label, sure = made.answer
+        assert f"“{label}” {math.floor(100 * sure + 0.5)} % sure" in said(page, "A photograph")
+        first = made.first_fooled
+        assert value(page, direction) == ("never" if first is None else f"{first}/255")
+    drawn = """(picture) => new Promise((done) => {
+        const image = new Image(), sheet = document.createElement("canvas");
+        image.onload = () => {
+            const context = sheet.getContext("2d");
+            context.drawImage(image, 0, 0);
+            done([...context.getImageData(0, 0, 32, 32).data].filter((_, k) => k % 4 < 3));
+        };
+        image.src = [...picture.querySelectorAll("image")].at(-1).getAttribute("href");
+    })"""
+    assert shown(page, "A photograph").evaluate(drawn) == made.image.permute(1, 2, 0).flatten().tolist()
+
+
+def test_matrix_is_walked_by_keys_taps_and_a_look_of_the_mouse(visit):
+    with pytest.raises(ValueError, match="victim must be one of 'undefended', .*, got 'nobody'"):
+        widgets.MatrixWidget(victim="nobody")
+    page = visit("matrix")
+    cells = page.locator(".companion-widget td button")
+    assert cells.count() == 42
+    for cell in cells.all():
+        assert min(cell.bounding_box()["width"], cell.bounding_box()["height"]) >= 24
+
+    def now(**chosen):
+        page.wait_for_timeout(100)
+        cell = widgets.MatrixWidget(**chosen).cell
+        assert value(page, "still read rightly") == f"{100 * cell.accuracy:.0f} %"
+        assert value(page, "median length") == ("∞" if cell.distance == math.inf else f"{cell.distance:.2f}")
+        assert f"“{cell.answer}”" in said(page, "An example digit")
+
+    now(victim="distilled", attack="FGSM")
+    page.get_by_label("white box, adaptive").check()
+    now(victim="distilled", attack="FGSM", threat="white box, adaptive")
+    assert value(page, "cells where most") == str(widgets.MatrixWidget(threat="white box, adaptive").standing)
+    # One stop for the keyboard; arrows go on from there, and not over the edge.
+    assert [cell.get_attribute("tabindex") for cell in cells.all()].count("0") == 1
+    page.get_by_role("button", name="distilled, FGSM").focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(50)
+    assert page.evaluate("document.querySelector('.companion-widget > div').shadowRoot.activeElement.ariaLabel") == (
+        "undefended, iterated: 2 per cent"
+    )
+    now(victim="undefended", attack="iterated", threat="white box, adaptive")
+    random = page.get_by_role("button", name="random, MI-FGSM")
+    random.click()
+    now(victim="random", attack="MI-FGSM", threat="white box, adaptive")
+    page.get_by_role("button", name="quantised, JSMA:").hover()
+    now(victim="quantised", attack="JSMA", threat="white box, adaptive")
+    page.mouse.move(1, 1)
+    now(victim="random", attack="MI-FGSM", threat="white box, adaptive")
+    assert random.get_attribute("aria-pressed") == "true"
+    page.wait_for_timeout(400)
+    best = widgets.MatrixWidget(threat="white box, adaptive").strongest[-1]
+    assert f"leaves {100 * best:.0f} %" in page.get_by_role("status").inner_text()
+
+
 @EVERY
 def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     page = visit(widget._module)
@@ -471,7 +586,9 @@ def test_in_a_kernel_the_page_follows_python_and_tidies_up(browser, widget):
         for name, trait in traits.items()
         if isinstance(getattr(trait, "low", None), int)
     }
-    before, after, left = page.evaluate(_LIVE, [widgets.javascript(widget._module), made._values(), changed])
+    before, after, left = page.evaluate(
+        _LIVE, [widgets.javascript(widget._module), made._values() | {"given": made.given}, changed]
+    )
     assert before != after
     assert left == 0
     page.close()

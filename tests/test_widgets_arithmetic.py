@@ -16,8 +16,10 @@ from scipy import special
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import approximation, circle, figures, models, smoothness, tightness, vulnerability, widgets
+from companion import approximation, arms_race, circle, figures, models, smoothness, tightness, vulnerability, widgets
+from companion.attacks import deepfool, fgsm
 from companion.smoothness import Lipschitz
+from companion.widgets import _packed
 
 
 def node() -> str:
@@ -295,6 +297,142 @@ def test_modulus_agrees_with_the_package(evaluate):
         for t, height in graph:
             low, high = modulus(max(0.0, t - 1e-9)), modulus(t + 1e-9)
             assert float(low) - 1e-12 <= height <= float(high) + 1e-12
+
+
+def test_attack_agrees_with_the_package(evaluate):
+    widget = widgets.AttackWidget()
+    network, given = widget.network, widget.given
+    # On images of all kinds, also where pixels meet the box.
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    x[20:] = (2 * x[20:] - 0.5).clamp(0, 1)
+    y = network(x).argmax(1)
+    rows = [[image.flatten().tolist(), int(label)] for image, label in zip(x, y, strict=True)]
+    call = (
+        "(() => { const { layers } = m.unpack(%s), [x, y] = [Float64Array.from(v[0]), v[1]]; return ["
+        "m.logits(layers, x), m.probabilities(layers, x), m.lossGradient(layers, x, y), m.climb(layers, x, y, 0.07, 1),"
+        " m.climb(layers, x, y, 0.2, 10), m.deepfool(layers, x, y)].map((values) => [...values]); })()"
+    )
+    found = evaluate("attack_math", call % json.dumps(given), rows)
+    point = x.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(network(point), y, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, point)
+    box = {"bounds": (0, 1)}
+    expected = [
+        network(x),
+        network(x).softmax(1),
+        gradient,
+        fgsm(network, x, y, eps=0.07, keep_failed=True, **box),
+        fgsm(network, x, y, eps=0.2, steps=10, keep_failed=True, **box),
+        deepfool(network, x, y, **box),
+    ]
+    for k, values in enumerate(expected):
+        np.testing.assert_allclose([row[k] for row in found], values.flatten(1), rtol=0, atol=1e-9)
+    moved = torch.tensor([row[5] for row in found], dtype=torch.float64).reshape(x.shape)
+    assert (network(moved).argmax(1) != y).all()
+
+
+def test_the_attacked_digits_are_those_of_the_package(evaluate):
+    for digit, attack in itertools.product(range(10), ("one step", "ten steps", "smallest change")):
+        made = [widgets.AttackWidget(digit=digit, attack=attack, eps=eps) for eps in (0, 0.01, 0.13, 0.5)]
+        assert int(made[0].probabilities.argmax()) == digit
+        call = (
+            f"(() => {{ const {{ layers, digits }} = m.unpack({json.dumps(made[0].given)}), x = digits[{digit}];"
+            f" const image = m.attackOn(layers, x, {digit}, '{attack}')(v); return [[...x], [...image],"
+            f" [...m.probabilities(layers, image)], m.course(layers, x, {digit}, '{attack}')]; }})()"
+        )
+        for widget, found in zip(made, evaluate("attack_math", call, [one.eps for one in made]), strict=True):
+            np.testing.assert_array_equal(found[0], widget.original.flatten())
+            np.testing.assert_allclose(found[1], widget.image.flatten(), rtol=0, atol=1e-9)
+            np.testing.assert_allclose(found[2], widget.probabilities, rtol=0, atol=1e-9)
+            course = found[3]
+            assert course["right"][round(100 * widget.eps)] == pytest.approx(
+                float(widget.probabilities[digit]), abs=1e-9
+            )
+        if digit in (3, 8):  # half a hundred attacks each
+            assert (course["first"]["eps"], course["first"]["length"]) == pytest.approx(made[0].first_fooled, abs=1e-9)
+
+
+def test_the_page_has_the_very_weights(evaluate):
+    widget = widgets.AttackWidget()
+    (layers,) = evaluate(
+        "attack_math", f"m.unpack({json.dumps(widget.given)}).layers.map((l) => [[...l.weight], [...l.bias]])", [0]
+    )
+    stored = list(models.load("digits/mlp").double().parameters())
+    for values, expected in zip(itertools.chain(*layers), stored, strict=True):
+        np.testing.assert_array_equal(values, expected.flatten())
+
+
+def test_photographs_are_moved_to_the_last_bit_and_answered_as_stored(evaluate):
+    given = widgets.PhotographWidget().given
+    rows = [
+        {"photograph": photograph, "network": network, "direction": direction, "shades": shades}
+        for photograph, network, direction, shades in itertools.product(
+            range(6), ("wide-resnet", "vgg", "wide-resnet-adversarial"), ("gradient", "random"), (0, 1, 5, 16)
+        )
+    ]
+    call = (
+        f"(() => {{ const given = {json.dumps(given)};"
+        " const pattern = given.networks[v.network][v.direction].signs[v.photograph];"
+        " return [[...m.moved(given.photographs[v.photograph], pattern, v.shades)], m.answer(given, v)]; })()"
+    )
+    networks = {name: models.load(f"cifar10/{name}") for name in given["networks"]}
+    for row, (colours, answer) in zip(rows, evaluate("photograph_math", call, rows), strict=True):
+        widget = widgets.PhotographWidget(**row)
+        np.testing.assert_array_equal(colours, widget.image.flatten())
+        assert (answer["label"], answer["sure"]) == widget.answer
+        assert answer["first"] == widget.first_fooled
+        shares = networks[row["network"]](widget.image[None] / 255)[0].softmax(0)
+        assert answer["sure"] == pytest.approx(float(shares.max()), abs=1e-3)
+        assert given["classes"].index(answer["label"]) == int(shares.argmax())
+        right = given["labels"][row["photograph"]]
+        assert answer["right"][row["shades"]] == pytest.approx(float(shares[right]), abs=1e-3)
+        assert answer["fooled"] == (int(shares.argmax()) != right)
+
+
+def test_the_signs_of_photographs_are_those_of_the_gradient():
+    given = widgets.PhotographWidget().given
+    for name, kept in given["networks"].items():
+        images = torch.stack([widgets.PhotographWidget(photograph=k, shades=0).image for k in range(6)]).double() / 255
+        made = fgsm(models.load(f"cifar10/{name}").double(), images, given["labels"], eps=0.1, keep_failed=True)
+        signs = torch.stack([_packed.signs(text) for text in kept["gradient"]["signs"]]).reshape(images.shape)
+        # Where a derivative is nearly 0, another processor may round it to the other side.
+        assert ((made - images).sign() == signs).double().mean() > 0.999
+
+
+def test_matrix_agrees_with_the_package(evaluate):
+    given = widgets.MatrixWidget().given
+    race, victims, surrogate = arms_race.load("digits"), *arms_race.shipped_victims()
+    places = list(itertools.product(range(3), range(6), range(4), range(7)))
+    call = (
+        f"(() => {{ const given = {json.dumps(given)}, [digit, ...place] = v; return [m.example(given, digit, place),"
+        " m.strongest(given, place[0], place[1]), m.standing(given, place[1])]; })()"
+    )
+    # What the page shows of the example was made by these attacks: tried for the cheapest.
+    sized = arms_race.all_attacks()["FGSM"]
+    ways = {
+        v: (victim.naive, victim.adaptive, surrogate, victim.substitute) for v, victim in enumerate(victims.values())
+    }
+    for (digit, v, t, a), (example, best, standing) in zip(places, evaluate("matrix_math", call, places), strict=True):
+        names = {"victim": race.victims[v], "threat": race.threats[t], "attack": race.attacks[a]}
+        widget = widgets.MatrixWidget(digit=digit, **names)
+        cell = widget.cell
+        assert (example["label"], example["answer"]) == (cell.label, cell.answer)
+        assert example["fooled"] == (cell.label != cell.answer)
+        assert best["share"] == float(widget.strongest[v]) and standing == widget.standing
+        assert race.accuracy[v, t, best["attack"]] == best["share"]
+        if names["attack"] == "FGSM" and names["victim"] != "random":
+            made = sized.run(
+                ways[v][t], cell.original[None].float(), torch.tensor([cell.label]), (0.0, 1.0), arms_race.EPS
+            )
+            assert (made - cell.image).abs().max() <= 0.5 / 48 + 1e-6
+            assert int(victims[names["victim"]].answer(made).argmax()) == cell.answer
+
+
+@pytest.mark.parametrize("name", ["photographs", "digits"])
+def test_pictures_were_made_with_the_networks_as_they_are(name):
+    stored = _packed.stored(name)
+    for network, digest in stored["weights"].items():
+        assert models.card(network)["sha256"] == digest, f"{network} was trained again; run: {stored['command']}"
 
 
 def test_numbers_read_as_a_person_writes_them(evaluate):

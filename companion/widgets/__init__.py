@@ -2,11 +2,14 @@
 
 from companion.widgets._base import data, javascript, modules, registry
 from companion.widgets.approximation import ApproximationWidget
+from companion.widgets.attack import AttackWidget
 from companion.widgets.audit import AuditWidget
 from companion.widgets.certificates import CertificatesWidget
 from companion.widgets.circle import CircleWidget
 from companion.widgets.latent import LatentWidget
+from companion.widgets.matrix import MatrixWidget
 from companion.widgets.modulus import ModulusWidget
+from companion.widgets.photograph import PhotographWidget
 from companion.widgets.projection import ProjectionWidget
 from companion.widgets.theorem1 import Theorem1Widget
 from companion.widgets.tightness import TightnessWidget
@@ -15,11 +18,14 @@ from companion.widgets.walk import WalkWidget
 
 __all__ = [
     "ApproximationWidget",
+    "AttackWidget",
     "AuditWidget",
     "CertificatesWidget",
     "CircleWidget",
     "LatentWidget",
+    "MatrixWidget",
     "ModulusWidget",
+    "PhotographWidget",
     "ProjectionWidget",
     "Theorem1Widget",
     "TightnessWidget",

@@ -114,10 +114,13 @@ class Choice(traitlets.Enum):
 class Widget(anywidget.AnyWidget):
     """An anywidget that checks its values and also shows itself as HTML, for pages without a kernel.
 
-    A subclass sets `_module`, its name in the registry, and defines `_picture` and `_sentence`.
+    A subclass sets `_module`, its name in the registry, and defines `_picture` and `_sentence`. What its page needs
+    beside the values, and nobody sets, is the default of `given`.
     """
 
     _module: str
+
+    given = traitlets.Dict().tag(sync=True)
 
     def __init_subclass__(cls, **kwargs):
         # Adding traits to an instance makes a class as well, one without a name.
@@ -135,9 +138,10 @@ class Widget(anywidget.AnyWidget):
 
     def _repr_html_(self) -> str:
         """The placeholder that a static page brings to life, with a picture and a sentence until then."""
-        state = html.escape(json.dumps(self._values()))
+        state, given = (html.escape(json.dumps(part)) for part in (self._values(), self.given))
+        more = f' data-given="{given}"' * bool(self.given)
         return (
-            f'<div class="companion-widget" data-module="{self._module}" data-state="{state}">\n'
+            f'<div class="companion-widget" data-module="{self._module}" data-state="{state}"{more}>\n'
             f"{self._picture()}\n<p>{self._sentence()}</p>\n</div>"
         )
 
