@@ -392,6 +392,8 @@ def test_isoperimetry_is_painted_by_pointer_and_by_keyboard(visit):
     assert page.get_by_role("radio", name="your own").is_checked()
     assert painted() == pytest.approx(100 * made.mass, abs=1.5)
     before = painted()
+    page.get_by_role("radio", name="your own").focus()
+    page.keyboard.press("Tab")
     for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp", "Shift+ArrowLeft"):
         picture.press(key)
     assert picture.evaluate("(el) => getComputedStyle(el).outlineStyle") == "solid"
@@ -400,6 +402,7 @@ def test_isoperimetry_is_painted_by_pointer_and_by_keyboard(visit):
     assert number(page, "brush, up") == pytest.approx(0.5, abs=0.03)
     assert number(page, "brush, across") == pytest.approx(1.0, abs=0.03)
     page.get_by_role("radio", name="erases").check()
+    picture.press("Shift+ArrowDown")
     picture.press(" ")
     assert painted() < before
     assert page.get_by_role("application").get_attribute("tabindex") == "0"
