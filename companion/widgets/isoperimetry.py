@@ -107,14 +107,14 @@ class IsoperimetryWidget(Widget):
 
     @property
     def mass(self) -> float:
-        """ν(A), the Gaussian mass of the set: the sum over its squares."""
+        """The Gaussian mass of the set, the sum over its squares."""
         edges = ndtr(np.linspace(-_EDGE, _EDGE, _COUNT + 1))
         weights = np.diff(edges)
         return float(weights @ self.painted.numpy() @ weights)
 
     @property
     def enlarged(self) -> float:
-        """ν(A_t), the mass of all points within t of the set; off by less than 1e-4.
+        """The mass of all points within t of the set; off by less than 1e-4 (compared with a finer rule).
 
         An integral over x. The slice at x is a union of intervals: the squares of a column at the distance d < t, each
         longer by √(t² − d²) at both ends. The nodes are dense where d comes to t.
@@ -133,7 +133,7 @@ class IsoperimetryWidget(Widget):
 
     @property
     def half_space(self) -> float:
-        """Φ(Φ⁻¹(ν(A)) + t), what the half-space of the same mass becomes: by the theorem, no more than `enlarged`."""
+        """What the half-space of the same mass becomes, Φ(Φ⁻¹(mass) + t); by the theorem, no more than `enlarged`."""
         return float(torch.special.ndtr(torch.special.ndtri(torch.tensor(self.mass, dtype=torch.float64)) + self.t))
 
     def _sentence(self) -> str:

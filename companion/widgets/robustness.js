@@ -71,16 +71,18 @@ function planePicture(now) {
   const way = Array.from({ length: 101 }, (_, k) => now.z + ((latent.p - now.z) * k) / 100);
   const inside = image(inDistribution.p);
   const ring = [wallAt(RING, now), RING];
-  const beside = (p, symbol, index, side) => {
-    const [a, b] = [at(x), at(p)];
+  // The names of two lines from x stand on their outer sides.
+  const beside = (p, other, index) => {
+    const [a, b, c] = [at(x), at(p), at(other)];
+    const side = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) > 0 ? -16 : 16;
     const length = Math.hypot(b[0] - a[0], b[1] - a[1]);
-    return length < 40 ? [] : [named([(a[0] + b[0]) / 2 - ((b[1] - a[1]) / length) * side, (a[1] + b[1]) / 2 + ((b[0] - a[0]) / length) * side], symbol, index)];
+    return length < 40 ? [] : [named([(a[0] + b[0]) / 2 - ((b[1] - a[1]) / length) * side, (a[1] + b[1]) / 2 + ((b[0] - a[0]) / length) * side], "r", index)];
   };
   parts.push(
     line(spiral([way]), "var(--paper)", 9), line(spiral([way]), COLOURS.latent, 5, ROUND),
     line(path([at(x), at(inside)]), COLOURS.inDistribution, 4, ROUND), spot(at(inside)),
     line(path([at(x), at(unconstrained.point)]), COLOURS.unconstrained, 4, ROUND),
-    ...beside(unconstrained.point, "r", "unc", 16), ...beside(inside, "r", "in", -16),
+    ...beside(unconstrained.point, inside, "unc"), ...beside(inside, unconstrained.point, "in"),
     ...linearised(found, now),
     line(path(wall), "transparent", 28, { "data-grip": "shift" }), ...handle(at(ring), "shift", "drag: move the wall"),
     ...dot(at(x), CLASSES[label], "x"), ...visited(found, now, (one) => at(one.at)),
@@ -103,7 +105,7 @@ function latentPicture(now, width) {
   const speed = Math.hypot(...jacobian(now.z));
   const other = stretches(1 - label, now).map((piece) => svg("rect", { x: px(piece[0]), y: y1, width: px(piece[piece.length - 1]) - px(piece[0]), height: y0 - y1, fill: CLASSES[1 - label], opacity: 0.25 }));
   parts.unshift(...other);
-  const arms = [-1, 1].map((side) => [now.z + (side * 2.25) / speed, 2.25]);
+  const arms = [-1, 1].map((side) => clamp(now.z + (side * 2.25) / speed, -REACH, REACH)).map((p) => [p, speed * Math.abs(p - now.z)]);
   const shortcut = [px(latent.p), py(distance(image(latent.p), x))];
   const inside = [px(clamp(inDistribution.p, -REACH, REACH)), py(inDistribution.radius)];
   parts.push(
