@@ -21,7 +21,7 @@ function setOf({ shape, cells }) {
   if (kept.key === key) return kept;
   const painted = squares(shape, cells);
   const set = columns(painted);
-  kept = { key, painted, set, mass: mass(set), law: TIMES.map((t) => [t, enlarged(set, t)]) };
+  kept = { key, painted, set, mass: mass(set), law: TIMES.map((t) => [t, enlarged(set, t, 1)]) };
   return kept;
 }
 
@@ -100,7 +100,7 @@ export default widget(["shape", "cells", "t", "tool", "brush", "brush_x", "brush
   const rows = {
     mass: row(swatch(SET), "<i>ν</i>(<i>A</i>) <small>painted</small>"),
     enlarged: row(dash({ "stroke-width": 3 }, GAIN), "<i>ν</i>(<i>A<sub>t</sub></i>) <small>within <i>t</i> of it</small>"),
-    least: row(dash({ "stroke-width": 4 }), "<i>Φ</i>(<i>Φ</i>⁻¹(<i>ν</i>(<i>A</i>)) + <i>t</i>) <small>half-space</small>"),
+    least: row(dash({ "stroke-width": 4 }), "half-space <small><i>Φ</i>(<i>Φ</i>⁻¹(<i>ν</i>(<i>A</i>)) + <i>t</i>)</small>"),
     ahead: row(swatch("transparent"), "ahead by <small>of all mass</small>"),
   };
   const note = html("p", {}, html("small", {}, "The set is made of squares of side ⅛, and is enlarged beyond the frame as well; masses are integrals, off by less than 0.01 %."));

@@ -124,8 +124,10 @@ class IsoperimetryWidget(Widget):
         painted, t = self.painted.numpy(), self.t
         lines = np.arange(-_COUNT // 2 - 17, _COUNT // 2 + 18) * _CELL
         breaks = np.unique(np.concatenate([lines, lines + t, lines - t]).clip(-_EDGE - t, _EDGE + t).round(12))
+        # Gauss's rule of six points on three pieces of [0, 1], after x = 3u² − 2u³, which takes roots at both ends.
         nodes, weights = np.polynomial.legendre.leggauss(6)
-        u = (1 + nodes) / 2
+        u = ((np.arange(3)[:, None] + (1 + nodes) / 2) / 3).ravel()
+        weights = np.tile(weights / 3, 3)
         low, width = breaks[:-1, None], np.diff(breaks)[:, None]
         x = (low + width * u**2 * (3 - 2 * u)).ravel()
         weight = (width * weights * 3 * u * (1 - u)).ravel() * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)

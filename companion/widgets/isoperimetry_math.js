@@ -52,13 +52,20 @@ export function columns(painted) {
 const between = (low, high) => (low > 0 ? cdf(-low) - cdf(-high) : cdf(high) - cdf(low));
 export const mass = (set) => set.reduce((sum, { left, runs }) => sum + between(left, left + CELL) * runs.reduce((all, run) => all + between(...run), 0), 0);
 
-// Gauss's rule of six points on [0, 1], after x = 3u² − 2u³, which takes roots at both ends.
-const RULE = [[0.2386191860831969, 0.467913934572691], [0.6612093864662645, 0.3607615730481386], [0.9324695142031521, 0.1713244923791704]]
-  .flatMap(([node, weight]) => [-node, node].map((v) => { const u = (1 + v) / 2; return [u * u * (3 - 2 * u), 3 * u * (1 - u) * weight]; }));
+// Gauss's rule of six points, on so many pieces of [0, 1], after x = 3u² − 2u³, which takes roots at both ends.
+const GAUSS = [[0.2386191860831969, 0.467913934572691], [0.6612093864662645, 0.3607615730481386], [0.9324695142031521, 0.1713244923791704]]
+  .flatMap(([node, weight]) => [[-node, weight], [node, weight]]);
+const rule = (pieces) =>
+  Array.from({ length: pieces }, (_, k) => GAUSS.map(([node, weight]) => {
+    const u = (k + (1 + node) / 2) / pieces;
+    return [u * u * (3 - 2 * u), (3 * u * (1 - u) * weight) / pieces];
+  })).flat();
 
 // The mass of all points within t > 0 of the set, slice by slice: at x the squares of a column at the distance d reach
-// √(t² − d²) further. Between the places where d is 0 or t the sum over x is smooth but for kinks.
-export function enlarged(set, t) {
+// √(t² − d²) further. Between the places where d is 0 or t the sum over x is smooth but for kinks, for which there
+// are `pieces`: off by less than 1e-4 with three, 1e-3 with one.
+export function enlarged(set, t, pieces = 3) {
+  const nodes = rule(pieces);
   if (t === 0) return mass(set);
   const rest = t % CELL;
   const parts = [...new Set([0, rest, CELL - rest].map((v) => +v.toFixed(9)))].filter((v) => v < CELL - 1e-9).sort((a, b) => a - b);
@@ -67,7 +74,7 @@ export function enlarged(set, t) {
   for (let k = -cells; k < cells; k++)
     parts.forEach((part, i) => {
       const width = (parts[i + 1] ?? CELL) - part;
-      for (const [node, weight] of RULE) {
+      for (const [node, weight] of nodes) {
         const x = k * CELL + part + node * width;
         sum += weight * width * density(x) * slice(set, t, x);
       }

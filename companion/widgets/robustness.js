@@ -139,7 +139,7 @@ export default widget(["z", "wave", "shift", "search", "step"], ({ state, set, s
     unconstrained: row(swatch(COLOURS.unconstrained), "<i>r</i><sub>unc</sub> <small>anywhere</small>"),
     inDistribution: row(swatch(COLOURS.inDistribution), "<i>r</i><sub>in</sub> <small>along the data</small>"),
     latent: row(swatch(COLOURS.latent), "<i>r</i><sub>Z</sub> <small>in latent space</small>"),
-    shortcut: row(dash({ "stroke-dasharray": "3 4" }, COLOURS.latent), "shortcut <small>that step, in the image</small>"),
+    shortcut: row(dash({ "stroke-dasharray": "3 4" }, COLOURS.latent), "shortcut <small>image moved by <i>r</i><sub>Z</sub></small>"),
     speed: row(dash({ "stroke-dasharray": "1 6", ...ROUND }, "var(--muted)"), "√(<i>J</i><sup>⊤</sup><i>J</i>) <small>pull-back metric at <i>z</i></small>"),
     found: row(svg("svg", { viewBox: "0 0 26 16", "aria-hidden": "true", class: "mark" }, spot([13, 8], 6)), "found by the search"),
   };
