@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
@@ -335,6 +336,80 @@ def test_modulus_follows_eta_over_stairs_and_flat_pieces(visit):
     assert value(page, "just after") == f"{2 * math.sin(math.pi * 0.8 / 3):.3g}"
     page.wait_for_timeout(400)
     assert "latents less than 0.133 apart are sure to have images" in page.get_by_role("status").inner_text()
+
+
+def test_robustness_steps_through_a_search_and_moves_the_point(visit):
+    with pytest.raises(ValueError, match="search must be one of 'r_unc', .*, got 'r'"):
+        widgets.RobustnessWidget(search="r")
+    page = visit("robustness")
+    made = widgets.RobustnessWidget()
+    assert [value(page, label) for label in ("in latent space", "along the data", "anywhere")] == [
+        f"{radius:.3f}" for radius in made.radii
+    ]
+    assert value(page, "found by the search") == "∞"
+    # The radio buttons are named by their radius.
+    page.locator("input[value=r_in]").check()
+    for step in (0, 1, 2):
+        made = widgets.RobustnessWidget(search="r_in", step=step)
+        page.wait_for_timeout(100)
+        assert value(page, "found by the search") == f"{made.found:.3f}"
+        page.get_by_label("steps of the search").press("ArrowRight")
+    picture = page.locator(".companion-widget svg[role=img]").first
+    picture.scroll_into_view_if_needed()
+    unit = 112 * picture.bounding_box()["width"] / 340
+    # From z = 0.05 over the middle arm to the top of it, where z is a half.
+    drag(page, picture.locator("[data-grip=z]"), -0.6 * unit, -0.58 * unit)
+    assert number(page, "latent point z") == pytest.approx(0.5, abs=0.03)
+    drag(page, picture.locator("circle[data-grip=shift]"), 0.2 * unit, 0)
+    assert number(page, "place of the wall") == pytest.approx(1.0, abs=0.02)
+    made = widgets.RobustnessWidget(z=number(page, "latent point z"), shift=number(page, "place of the wall"))
+    assert value(page, "anywhere") == f"{made.radii[2]:.3f}"
+
+
+def test_isoperimetry_is_painted_by_pointer_and_by_keyboard(visit):
+    for cells in ("0", "f" * 577, "g" * 576):
+        with pytest.raises(ValueError, match="cells must be 576 hexadecimal digits or '', got"):
+            widgets.IsoperimetryWidget(cells=cells)
+    with pytest.raises(ValueError, match=r"painted must have the shape \(48, 48\), got \(3, 4\)"):
+        widgets.IsoperimetryWidget().paint([[0] * 4] * 3)
+    page = visit("isoperimetry")
+    made = widgets.IsoperimetryWidget()
+    for label, found in (("painted", made.mass), ("within", made.enlarged), ("half-space", made.half_space)):
+        assert value(page, label) == f"{100 * found:.1f} %"
+    page.get_by_role("radio", name="nothing").check()
+    page.wait_for_timeout(400)
+    assert "Nothing is painted" in page.get_by_role("status").inner_text()
+
+    def painted():
+        """What the page says is painted, after a while."""
+        page.wait_for_timeout(150)
+        return float(value(page, "painted").rstrip(" %"))
+
+    picture = page.get_by_role("application")
+    picture.scroll_into_view_if_needed()
+    unit = picture.bounding_box()["width"] * 54 / 340
+    # A stroke from the middle to the right: no gaps, however far apart the events are.
+    drag(page, picture.locator("[data-grip=brush]"), 1.5 * unit, 0)
+    middle = (torch.arange(48) + 0.5) / 8 - 3
+    band = torch.hypot((middle - middle.clamp(0, 1.5)), middle[:, None]) <= 0.3
+    made.paint(band)
+    assert page.get_by_role("radio", name="your own").is_checked()
+    assert painted() == pytest.approx(100 * made.mass, abs=1.5)
+    before = painted()
+    page.get_by_role("radio", name="your own").focus()
+    page.keyboard.press("Tab")
+    for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp", "Shift+ArrowLeft"):
+        picture.press(key)
+    assert picture.evaluate("(el) => getComputedStyle(el).outlineStyle") == "solid"
+    picture.press(" ")
+    assert painted() > before
+    assert number(page, "brush, up") == pytest.approx(0.5, abs=0.03)
+    assert number(page, "brush, across") == pytest.approx(1.0, abs=0.03)
+    page.get_by_role("radio", name="erases").check()
+    picture.press("Shift+ArrowDown")
+    picture.press(" ")
+    assert painted() < before
+    assert page.get_by_role("application").get_attribute("tabindex") == "0"
 
 
 def test_certificates_shows_another_generator_to_another_classifier(visit):

@@ -16,10 +16,21 @@ from scipy import special
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import approximation, arms_race, circle, figures, models, smoothness, tightness, vulnerability, widgets
+from companion import (
+    approximation,
+    arms_race,
+    circle,
+    figures,
+    models,
+    robustness,
+    smoothness,
+    tightness,
+    vulnerability,
+    widgets,
+)
 from companion.attacks import deepfool, fgsm
 from companion.smoothness import Lipschitz
-from companion.widgets import _packed
+from companion.widgets import _packed, isoperimetry
 
 
 def node() -> str:
@@ -433,6 +444,124 @@ def test_pictures_were_made_with_the_networks_as_they_are(name):
     stored = _packed.stored(name)
     for network, digest in stored["weights"].items():
         assert models.card(network)["sha256"] == digest, f"{network} was trained again; run: {stored['command']}"
+
+
+def test_robustness_agrees_with_python_and_the_searches_do_step_by_step(evaluate):
+    rng = np.random.default_rng(7)
+    rows = rng.uniform([-2, 0, 0.5], [2, 0.3, 1.1], (60, 3)).round(3).tolist()
+    rows += [[0.05, 0.2, 0.8], [2, 0.2, 0.7], [-2, 0.3, 0.5], [2, 0, 1.1], [0, 0, 0.6]]
+    kinds = ("r_unc", "r_in", "r_Z")
+    call = (
+        "(() => { const wall = { wave: v[1], shift: v[2] }, r = m.radii(v[0], wall);"
+        " return [[r.latent.radius, r.inDistribution.radius, r.unconstrained.radius, r.label],"
+        f" {list(kinds)}.map((kind) => m.search(kind, v[0], wall, 8).map((s) => [s.p ?? s.at, s.radius]))]; }})()"
+    )
+    for (z, wave, shift), (radii, searches) in zip(rows, evaluate("robustness_math", call, rows), strict=True):
+        widget = widgets.RobustnessWidget(z=z, wave=wave, shift=shift, step=8)
+        assert radii[:3] == pytest.approx(widget.radii, abs=1e-12)
+        point = widget.generator(torch.tensor([[z]], dtype=torch.float64))
+        assert radii[3] == widget.classifier(point).argmax().item()
+        for kind, steps in zip(kinds, searches, strict=True):
+            widget.search = kind
+            for (at, radius), expected in zip(steps, widget.path, strict=True):
+                assert np.atleast_1d(at) == pytest.approx(expected.at, abs=1e-7)
+                # Infinity is null in JSON.
+                assert (math.inf if radius is None else radius) == pytest.approx(expected.radius, abs=1e-7)
+            # A search never finds what is not there.
+            assert widget.found >= widget.radii[("r_Z", "r_in", "r_unc").index(kind)] - 1e-9
+
+
+def test_the_radii_of_the_spiral_are_those_that_the_package_finds():
+    """Attacks come from above: near the exact radii, never below them, and hardly ever far."""
+    widget = widgets.RobustnessWidget()
+    z = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None]
+    found = robustness.radii(widget.generator, widget.classifier, z, steps=60)
+    exact = []
+    for latent in z[:, 0].tolist():
+        widget.z = latent
+        exact.append(widget.radii)
+    excess = torch.stack(found[:3], dim=1) / torch.tensor(exact, dtype=torch.float64) - 1
+    assert excess.min() > -1e-9
+    assert (excess < 1e-3).double().mean(0).min() > 0.9
+    # The classifier's wall is the wavy one of the chapter, where it stands at 1.
+    wall = widgets.RobustnessWidget(shift=1.0).classifier(torch.tensor([[1.0, 0.3]], dtype=torch.float64))
+    assert wall[0, 1] == pytest.approx(-0.2 * math.cos(2.5) - 0.25 * 0.3)
+
+
+def blobs(rng, count):
+    """(48, 48) squares under so many random discs."""
+    middle = (np.arange(48) + 0.5) / 8 - 3
+    painted = np.zeros((48, 48), dtype=bool)
+    for _ in range(count):
+        (x, y), radius = rng.normal(0, 1.2, 2), rng.uniform(0.1, 0.9)
+        painted |= np.hypot(middle - x, middle[:, None] - y) < radius
+    return painted
+
+
+def test_isoperimetry_agrees_with_python_and_no_set_grows_less_than_the_half_space(evaluate):
+    rng, widget, rows = np.random.default_rng(3), widgets.IsoperimetryWidget(), []
+    for shape in ("half-space", "disc", "stripes", "checkerboard", "nothing"):
+        rows += [[shape, "", t] for t in (0.0, 0.01, 0.125, 0.5, 1.37, 2.0)]
+    for painted in [blobs(rng, count) for count in (1, 3, 8)] + [rng.random((48, 48)) < 0.03, np.ones((48, 48))]:
+        widget.paint(painted)
+        assert (widget.painted.numpy() == (painted > 0)).all()
+        rows += [["own", widget.cells, t] for t in rng.uniform(0, 2, 3).round(3).tolist()]
+    # Half-spaces with a dent or a spot: next to nothing is gained.
+    for row, column in ((24, 19), (30, 18), (2, 40)):
+        painted = widgets.IsoperimetryWidget(shape="half-space").painted.clone()
+        painted[row, column] = ~painted[row, column]
+        widget.paint(painted)
+        rows += [["own", widget.cells, t] for t in (0.01, 0.3, 1.0)]
+    call = (
+        "(() => { const painted = m.squares(v[0], v[1]), set = m.columns(painted), p = m.mass(set);"
+        " return [m.packed(painted), p, m.enlarged(set, v[2]), m.halfSpace(p, v[2])]; })()"
+    )
+    for (shape, cells, t), (packed, mass, enlarged, half) in zip(
+        rows, evaluate("isoperimetry_math", call, rows), strict=True
+    ):
+        made = widgets.IsoperimetryWidget(shape=shape, cells=cells, t=t)
+        widget.paint(made.painted)
+        assert packed == widget.cells
+        assert [mass, half] == pytest.approx([made.mass, made.half_space], abs=1e-12)
+        assert enlarged == pytest.approx(made.enlarged, abs=1e-6)
+        assert enlarged >= half - 1e-12 and enlarged >= mass - 1e-12
+
+
+def test_the_mass_of_an_enlarged_set_is_that_of_a_fine_grid():
+    """By quite another way: the distance of every point of a grid to the nearest square."""
+    from scipy.spatial import cKDTree
+
+    step = 1 / 64
+    line = np.arange(-5, 5, step) + step / 2
+    weight = np.diff(special.ndtr(np.arange(-5, 5 + step / 2, step)))
+    points = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+    for painted, t in ((blobs(np.random.default_rng(8), 5), 0.4), (np.eye(48, dtype=bool), 1.1)):
+        widget = widgets.IsoperimetryWidget(t=t)
+        widget.paint(painted)
+        row, column = np.nonzero(painted)
+        tree = cKDTree(np.stack([column, row], axis=1) / 8 - 3 + 1 / 16)
+        # The nearest square is among the nine with the nearest middles.
+        middle = tree.data[tree.query(points, k=9)[1]]
+        away = np.linalg.norm(np.maximum(0, np.abs(points[:, None] - middle) - 1 / 16), axis=2).min(1)
+        # A cell that the border crosses counts in part.
+        part = np.clip((t - away) / step + 0.5, 0, 1) * (away < t + step)
+        counted = weight @ part.reshape(len(line), -1) @ weight
+        assert widget.enlarged == pytest.approx(float(counted), abs=2e-4)
+
+
+def test_the_error_of_an_enlarged_mass_is_below_what_the_page_says():
+    rng, widget = np.random.default_rng(9), widgets.IsoperimetryWidget()
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    for count in (1, 2, 5, 12):
+        widget.paint(blobs(rng, count))
+        widget.t = float(rng.uniform(0.1, 0.8))
+        edges = np.concatenate([np.arange(-49, 50) / 8 + shift for shift in (0, widget.t, -widget.t)])
+        edges = np.unique(edges.clip(-3 - widget.t, 3 + widget.t).round(12))
+        x = (edges[:-1, None] + np.diff(edges)[:, None] * (np.sin(np.pi * nodes / 2) + 1) / 2).ravel()
+        weight = np.diff(edges)[:, None] * weights * np.pi * np.cos(np.pi * nodes / 2) / 4
+        weight = weight.ravel() * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+        fine = weight @ [isoperimetry._slice(widget.painted.numpy(), widget.t, one) for one in x.tolist()]
+        assert widget.enlarged == pytest.approx(float(fine), abs=1e-4)
 
 
 def test_numbers_read_as_a_person_writes_them(evaluate):

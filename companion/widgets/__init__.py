@@ -6,11 +6,13 @@ from companion.widgets.attack import AttackWidget
 from companion.widgets.audit import AuditWidget
 from companion.widgets.certificates import CertificatesWidget
 from companion.widgets.circle import CircleWidget
+from companion.widgets.isoperimetry import IsoperimetryWidget
 from companion.widgets.latent import LatentWidget
 from companion.widgets.matrix import MatrixWidget
 from companion.widgets.modulus import ModulusWidget
 from companion.widgets.photograph import PhotographWidget
 from companion.widgets.projection import ProjectionWidget
+from companion.widgets.robustness import RobustnessWidget
 from companion.widgets.theorem1 import Theorem1Widget
 from companion.widgets.tightness import TightnessWidget
 from companion.widgets.transferability import TransferabilityWidget
@@ -22,11 +24,13 @@ __all__ = [
     "AuditWidget",
     "CertificatesWidget",
     "CircleWidget",
+    "IsoperimetryWidget",
     "LatentWidget",
     "MatrixWidget",
     "ModulusWidget",
     "PhotographWidget",
     "ProjectionWidget",
+    "RobustnessWidget",
     "Theorem1Widget",
     "TightnessWidget",
     "TransferabilityWidget",

@@ -32,6 +32,7 @@ const STYLE = `
   svg text.quiet { fill: var(--muted); }
   svg text.inside { fill: #fff; font-weight: 700; }
   svg .symbol { font-style: italic; font-family: Georgia, "DejaVu Serif", serif; font-size: 15px; }
+  svg[tabindex]:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
   [data-grip] { cursor: grab; touch-action: none; }
   .dragging [data-grip] { cursor: grabbing; }
   .controls { margin-top: .9rem; }
