@@ -31,6 +31,7 @@ class Store:
         local = self._local()
         if local is not None:
             _files.ready(local.parent, local.name, f"{local.name}/{folder}")
+            _files.forget_the_killed(local / folder)
             return
         self._put(f"{folder}/.ready", b"")
 
@@ -63,7 +64,7 @@ class Store:
         """
         local = self._local()
         if local is not None:
-            _files.write(local / name, content)
+            _files.write(local / name, content, tidy=False)
         else:
             self._put(name, content)
 
