@@ -210,7 +210,7 @@ def _digest(fields: dict[str, Any], data: bytes | memoryview = b"") -> str:
 
 
 def forget_the_killed(folder: Path, name: str = "*") -> None:
-    """Delete what killed writers of a file, or of all, left behind; a living one has touched its own within the hour."""
+    """Delete what killed writers of a file, or of any, left behind; a living one touched its own within the hour."""
     pattern = name if name == "*" else glob.escape(name)
     for left in folder.glob(f".{pattern}.*.unfinished"):
         with suppress(OSError):
