@@ -30,7 +30,10 @@ from companion import (
 )
 from companion.attacks import deepfool, fgsm
 from companion.smoothness import Lipschitz
-from companion.widgets import _packed, isoperimetry
+from companion.widgets import isoperimetry
+
+TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "widget_data.py"))
+DATA = {name: widgets.data(name) for name in TOOL["MAKERS"]}
 
 
 def node() -> str:
@@ -311,19 +314,18 @@ def test_modulus_agrees_with_the_package(evaluate):
 
 
 def test_attack_agrees_with_the_package(evaluate):
-    widget = widgets.AttackWidget()
-    network, given = widget.network, widget.given
+    network = widgets.AttackWidget().network
     # On images of all kinds, also where pixels meet the box.
     x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     x[20:] = (2 * x[20:] - 0.5).clamp(0, 1)
     y = network(x).argmax(1)
     rows = [[image.flatten().tolist(), int(label)] for image, label in zip(x, y, strict=True)]
     call = (
-        "(() => { const { layers } = m.unpack(%s), [x, y] = [Float64Array.from(v[0]), v[1]]; return ["
+        "(() => { const { layers } = m.stored(%s), [x, y] = [Float64Array.from(v[0]), v[1]]; return ["
         "m.logits(layers, x), m.probabilities(layers, x), m.lossGradient(layers, x, y), m.climb(layers, x, y, 0.07, 1),"
         " m.climb(layers, x, y, 0.2, 10), m.deepfool(layers, x, y)].map((values) => [...values]); })()"
     )
-    found = evaluate("attack_math", call % json.dumps(given), rows)
+    found = evaluate("attack_math", call % json.dumps(DATA["attack"]), rows)
     point = x.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(network(point), y, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, point)
@@ -347,7 +349,7 @@ def test_the_attacked_digits_are_those_of_the_package(evaluate):
         made = [widgets.AttackWidget(digit=digit, attack=attack, eps=eps) for eps in (0, 0.01, 0.13, 0.5)]
         assert int(made[0].probabilities.argmax()) == digit
         call = (
-            f"(() => {{ const {{ layers, digits }} = m.unpack({json.dumps(made[0].given)}), x = digits[{digit}];"
+            f"(() => {{ const {{ layers, digits }} = m.stored({json.dumps(DATA['attack'])}), x = digits[{digit}];"
             f" const image = m.attackOn(layers, x, {digit}, '{attack}')(v); return [[...x], [...image],"
             f" [...m.probabilities(layers, image)], m.course(layers, x, {digit}, '{attack}')]; }})()"
         )
@@ -364,17 +366,15 @@ def test_the_attacked_digits_are_those_of_the_package(evaluate):
 
 
 def test_the_page_has_the_very_weights(evaluate):
-    widget = widgets.AttackWidget()
-    (layers,) = evaluate(
-        "attack_math", f"m.unpack({json.dumps(widget.given)}).layers.map((l) => [[...l.weight], [...l.bias]])", [0]
-    )
+    call = f"m.stored({json.dumps(DATA['attack'])}).layers.map((l) => [[...l.weight], [...l.bias]])"
+    (layers,) = evaluate("attack_math", call, [0])
     stored = list(models.load("digits/mlp").double().parameters())
     for values, expected in zip(itertools.chain(*layers), stored, strict=True):
         np.testing.assert_array_equal(values, expected.flatten())
 
 
 def test_photographs_are_moved_to_the_last_bit_and_answered_as_stored(evaluate):
-    given = widgets.PhotographWidget().given
+    given = DATA["photograph"]
     rows = [
         {"photograph": photograph, "network": network, "direction": direction, "shades": shades}
         for photograph, network, direction, shades in itertools.product(
@@ -401,17 +401,18 @@ def test_photographs_are_moved_to_the_last_bit_and_answered_as_stored(evaluate):
 
 
 def test_the_signs_of_photographs_are_those_of_the_gradient():
-    given = widgets.PhotographWidget().given
-    for name, kept in given["networks"].items():
-        images = torch.stack([widgets.PhotographWidget(photograph=k, shades=0).image for k in range(6)]).double() / 255
-        made = fgsm(models.load(f"cifar10/{name}").double(), images, given["labels"], eps=0.1, keep_failed=True)
-        signs = torch.stack([_packed.signs(text) for text in kept["gradient"]["signs"]]).reshape(images.shape)
+    for name in DATA["photograph"]["networks"]:
+        shown = [widgets.PhotographWidget(photograph=k, network=name) for k in range(6)]
+        images = torch.stack([one.original for one in shown]).double() / 255
+        signs = torch.stack([one.signs for one in shown])
+        network, labels = models.load(f"cifar10/{name}").double(), DATA["photograph"]["labels"]
+        made = fgsm(network, images, labels, eps=0.1, keep_failed=True)
         # Where a derivative is nearly 0, another processor may round it to the other side.
         assert ((made - images).sign() == signs).double().mean() > 0.999
 
 
 def test_matrix_agrees_with_the_package(evaluate):
-    given = widgets.MatrixWidget().given
+    given = DATA["matrix"]
     race, victims, surrogate = arms_race.load("digits"), *arms_race.shipped_victims()
     places = list(itertools.product(range(3), range(6), range(4), range(7)))
     call = (
@@ -429,6 +430,7 @@ def test_matrix_agrees_with_the_package(evaluate):
         cell = widget.cell
         assert (example["label"], example["answer"]) == (cell.label, cell.answer)
         assert example["fooled"] == (cell.label != cell.answer)
+        assert (given["accuracy"][v][t][a], given["distance"][v][t][a] or math.inf) == (cell.accuracy, cell.distance)
         assert best["share"] == float(widget.strongest[v]) and standing == widget.standing
         assert race.accuracy[v, t, best["attack"]] == best["share"]
         if names["attack"] == "FGSM" and names["victim"] != "random":
@@ -437,13 +439,6 @@ def test_matrix_agrees_with_the_package(evaluate):
             )
             assert (made - cell.image).abs().max() <= 0.5 / 48 + 1e-6
             assert int(victims[names["victim"]].answer(made).argmax()) == cell.answer
-
-
-@pytest.mark.parametrize("name", ["photographs", "digits"])
-def test_pictures_were_made_with_the_networks_as_they_are(name):
-    stored = _packed.stored(name)
-    for network, digest in stored["weights"].items():
-        assert models.card(network)["sha256"] == digest, f"{network} was trained again; run: {stored['command']}"
 
 
 def test_robustness_agrees_with_python_and_the_searches_do_step_by_step(evaluate):
@@ -582,14 +577,12 @@ def test_the_colours_are_those_of_the_figures(evaluate):
 
 # --- What comes with a page: made by tools/widget_data.py ---
 
-DATA = {name: widgets.data(name) for name in ("certificates", "latent", "walk")}
-TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "widget_data.py"))
-
 
 @pytest.mark.parametrize("name", DATA)
 def test_the_data_of_a_widget_are_of_the_shipped_networks(name):
-    """Networks that were trained anew need new data: python tools/widget_data.py"""
-    assert DATA[name]["made_of"] == {network: models.card(network)["sha256"] for network in DATA[name]["made_of"]}
+    for network, digest in DATA[name]["made_of"].items():
+        command = f"python tools/widget_data.py {name}"
+        assert models.card(network)["sha256"] == digest, f"{network} was trained anew; run: {command}"
 
 
 def test_the_stored_digits_and_bounds_are_those_of_the_package():

@@ -1,4 +1,4 @@
-// Runs the book's widgets without a kernel: each placeholder names its module and carries its state and what is given.
+// Runs the book's widgets without a kernel: each placeholder names its module and carries its state.
 (() => {
   const addresses = {};
   // Blob URLs, because pages opened from the disk may not import files; each module is loaded once.
@@ -31,11 +31,11 @@
   }
 
   async function start(el) {
-    const { module, state, given = "{}" } = el.dataset;
+    const { module, state } = el.dataset;
     try {
       const widget = (await import(address(module))).default;
       el.replaceChildren();
-      widget.render({ model: new Model({ given: JSON.parse(given), ...JSON.parse(state) }), el });
+      widget.render({ model: new Model(JSON.parse(state)), el });
       el.dataset.ready = "";
     } catch (error) {
       console.error(`The widget ${module} did not start:`, error);

@@ -1,8 +1,10 @@
 // A digit, a change of it and the sum, with what a small network says, live; the same for every size of three attacks.
 import { COLOURS, canvas, clamp, dash, drag, fixed, frame, html, legend, line, percent, round, row, show, spot, svg, widget, words } from "./view.js";
-import { GRID, attackOn, course, labelOf, lengthOf, probabilities, unpack } from "./attack_math.js";
+import { GRID, attackOn, course, labelOf, lengthOf, probabilities, stored } from "./attack_math.js";
 import { change, framed, ink } from "./digits.js";
+import { DATA } from "./attack_data.js";
 
+const { layers, digits } = stored(DATA);
 const MOST = GRID.at(-1);
 const NAMES = { "one step": "one step", "ten steps": "ten steps", "smallest change": "smallest change" };
 const STYLES = {
@@ -14,7 +16,7 @@ const two = (v) => fixed(v, 2);
 const percents = (v) => `${Math.round(100 * v)} %`;
 
 const SMALL = 34; // the width of a digit in the strip to choose from
-const strip = (digits, chosen) => digits.flatMap((image, k) => {
+const strip = (chosen) => digits.flatMap((image, k) => {
   const part = ink(image, [k * SMALL + 4, 4], SMALL - 8);
   part.append(svg("rect", { x: k * SMALL, y: 0, width: SMALL, height: SMALL, fill: "transparent", "data-grip": k, style: "cursor: pointer; touch-action: manipulation" }));
   return k === chosen ? [part, framed([k * SMALL + 4, 4], SMALL - 8, "var(--focus)")] : [part];
@@ -68,8 +70,7 @@ function coursePicture(courses, now, width) {
   return { parts, value };
 }
 
-export default widget(["digit", "attack", "eps"], ({ state, set, given, slider, choice }) => {
-  const { layers, digits } = unpack(given);
+export default widget(["digit", "attack", "eps"], ({ set, slider, choice }) => {
   // What does not depend on the size is computed once for a digit.
   const known = {};
   const about = (y) => (known[y] ??= {
@@ -109,7 +110,7 @@ export default widget(["digit", "attack", "eps"], ({ state, set, given, slider, 
 
   const draw = (values, width) => {
     const { x, image, before, after, courses, ...found } = now(values);
-    choices.replaceChildren(...strip(digits, values.digit));
+    choices.replaceChildren(...strip(values.digit));
     picture.replaceChildren(...sum(x, image, before, after));
     bars.replaceChildren(...columns(after, values.digit));
     shown = coursePicture(courses, values, width);

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import traitlets
 from torch import Tensor, nn
 
 from companion import models
 from companion.attacks import deepfool, fgsm
-from companion.widgets._base import Choice, Count, Number, Widget
-from companion.widgets._packed import letters, packed
+from companion.widgets._base import Choice, Count, Number, Widget, picture_of, unpacked
 
-_STEPS, _GREYS = 10, 16
+_STEPS = 10
 _network = cache(lambda: models.load("digits/mlp").double())
-
-
-@cache
-def _digits() -> Tensor:
-    """A generated digit of each label 0 to 9, (10, 1, 8, 8), in sixteenths like the scans; three networks agree."""
-    generator = models.load("digits/generator")
-    latents = torch.randn(1000, generator.latent_dim, generator=torch.Generator("cpu").manual_seed(1))
-    images = (_GREYS * generator(latents)).round() / _GREYS
-    votes = torch.stack([models.load(f"digits/{kind}")(images).argmax(1) for kind in ("cnn", "mlp", "surrogate")])
-    agreed = (votes == votes[0]).all(0)
-    return torch.stack([images[agreed & (votes[0] == label)][0] for label in range(10)]).double()
 
 
 class Fooled(NamedTuple):
@@ -44,6 +31,8 @@ class Fooled(NamedTuple):
 
 class AttackWidget(Widget):
     """A generated digit, attacked with a size of your choice, and what `digits/mlp` says of it.
+
+    The digits are stored, and for the page the weights; `tools/widget_data.py` makes the file of the shipped networks.
 
     Args:
         digit: the label of the digit, from 0 to 9.
@@ -66,14 +55,6 @@ class AttackWidget(Widget):
     def __init__(self, *, digit: int = 3, attack: str = "one step", eps: float = 0.1):
         super().__init__(digit=digit, attack=attack, eps=eps)
 
-    @traitlets.default("given")
-    def _weights_and_digits(self) -> dict[str, Any]:
-        layers = [layer for layer in self.network if isinstance(layer, nn.Linear)]
-        return {
-            "layers": [{"weight": packed(one.weight.half()), "bias": packed(one.bias.half())} for one in layers],
-            "digits": [letters(image, _GREYS) for image in _digits()],
-        }
-
     @property
     def network(self) -> nn.Sequential:
         """The network, in float64."""
@@ -82,7 +63,8 @@ class AttackWidget(Widget):
     @property
     def original(self) -> Tensor:
         """The digit as it was, (1, 8, 8)."""
-        return _digits()[self.digit]
+        kept = self._data
+        return unpacked(kept["digits"][self.digit]).double().reshape(1, 8, 8) / kept["greys"]
 
     @property
     def image(self) -> Tensor:
@@ -129,13 +111,5 @@ class AttackWidget(Widget):
         )
 
     def _picture(self) -> str:
-        parts = []
-        for k, image in enumerate((self.original, self.image)):
-            cells = ((v, place % 8 + 10 * k, place // 8) for place, v in enumerate(image.flatten().tolist()))
-            parts.append(f'<path fill="#fff" d="M{10 * k} 0h8v8h-8z"/>')
-            parts += [f'<path opacity="{v:.2f}" d="M{x} {y}h1v1h-1z"/>' for v, x, y in cells if v > 0.005]
-        return (
-            '<svg viewBox="0 0 18 8" width="360" height="160" role="img" shape-rendering="crispEdges" '
-            f'aria-label="A handwritten {self.digit} in coarse pixels, and the same one after an attack">'
-            f"{''.join(parts)}</svg>"
-        )
+        label = f"A handwritten {self.digit} in coarse pixels, and the same one after an attack"
+        return picture_of(255 * torch.stack([self.original, self.image]), columns=2, label=label)

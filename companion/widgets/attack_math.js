@@ -1,14 +1,14 @@
 // A network of linear layers and ReLUs with its gradient, and three attacks on it: functions of companion/attacks.
-import { halves, levels } from "./packed.js";
+import { halves, levels } from "./bytes.js";
 
 export const STEPS = 10;
 export const GRID = Array.from({ length: 51 }, (_, k) => k / 100); // the sizes that the slider has
 const BOX = (v) => Math.min(1, Math.max(0, v));
 
-// Weights and digits as Python has packed them.
-export const unpack = ({ layers, digits }) => ({
+// The weights and the digits that are stored.
+export const stored = ({ layers, digits, greys }) => ({
   layers: layers.map(({ weight, bias }) => ({ weight: halves(weight), bias: halves(bias) })),
-  digits: digits.map((text) => levels(text, 16)),
+  digits: digits.map((text) => levels(text, greys)),
 });
 
 // What enters each layer, and the logits.

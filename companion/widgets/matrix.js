@@ -1,8 +1,11 @@
 // The measured matrix under one threat model, its cells to look into: a digit before and after.
 import { COLOURS, fixed, html, legend, row, svg, widget, words } from "./view.js";
-import { levels } from "./packed.js";
+import { levels } from "./bytes.js";
 import { change, framed, ink } from "./digits.js";
 import { example, standing, strongest } from "./matrix_math.js";
+import { DATA } from "./matrix_data.js";
+
+const { victims, threats, attacks, accuracy, distance, digits, attacked, greys } = DATA;
 
 const TABLE = `
   table { width: 100%; table-layout: fixed; border-collapse: separate; border-spacing: 2px; font-size: .9em; line-height: 1.15; margin-top: .6rem; }
@@ -24,8 +27,7 @@ const colourOf = (share) =>
 const whole = (share) => String(Math.round(100 * share));
 const lengthOf = (distance) => (distance === null ? "∞" : fixed(distance, 2));
 
-export default widget(["threat", "victim", "attack", "digit"], ({ state, set, given, slider, choice }) => {
-  const { victims, threats, attacks, accuracy, distance, digits, attacked, greys } = given;
+export default widget(["threat", "victim", "attack", "digit"], ({ state, set, slider, choice }) => {
   const placeOf = ({ victim, threat, attack }) => [victims.indexOf(victim), threats.indexOf(threat), attacks.indexOf(attack)];
   const at = (values, [v, t, a]) => values[v][t][a];
 
@@ -67,7 +69,7 @@ export default widget(["threat", "victim", "attack", "digit"], ({ state, set, gi
   };
   function detail({ digit, ...now }) {
     const place = placeOf(seen ? { ...now, victim: victims[seen.v], attack: attacks[seen.a] } : now);
-    const { label, answer, fooled } = example(given, digit, place);
+    const { label, answer, fooled } = example(DATA, digit, place);
     const [x, image] = [digits[digit], at(attacked[digit], place)].map((text) => levels(text, greys));
     const moved = image.map((v, k) => v - x[k]);
     title.textContent = `${victims[place[0]]}, ${attacks[place[2]]}`;
@@ -89,7 +91,7 @@ export default widget(["threat", "victim", "attack", "digit"], ({ state, set, gi
     html("div", { class: "columns controls" },
       html("div", {}, title, html("div", { class: "controls" }, picture)),
       html("div", { class: "centred" }, legend(rows),
-        html("div", { class: "controls" }, slider({ name: "digit", label: "example", max: digits.length - 1, text: (k) => `${k + 1}, a ${given.labels[k]}` })))),
+        html("div", { class: "controls" }, slider({ name: "digit", label: "example", max: digits.length - 1, text: (k) => `${k + 1}, a ${DATA.labels[k]}` })))),
   ];
   const draw = (now) => {
     const [victim, threat, attack] = placeOf(now);
@@ -102,18 +104,18 @@ export default widget(["threat", "victim", "attack", "digit"], ({ state, set, gi
       button.setAttribute("aria-pressed", chosen);
       button.tabIndex = chosen ? 0 : -1;
     }));
-    least.forEach((node, v) => { node.textContent = whole(strongest(given, v, threat).share); });
-    rows.standing.value.textContent = standing(given, threat);
+    least.forEach((node, v) => { node.textContent = whole(strongest(DATA, v, threat).share); });
+    rows.standing.value.textContent = standing(DATA, threat);
     detail(now);
   };
   const summary = (now) => {
     const place = placeOf(now);
     const [share, naive] = [at(accuracy, place), at(accuracy, [place[0], 0, place[2]])].map(whole);
-    const { label, answer } = example(given, now.digit, place);
-    const best = strongest(given, place[0], place[1]);
+    const { label, answer } = example(DATA, now.digit, place);
+    const best = strongest(DATA, place[0], place[1]);
     return `${now.threat[0].toUpperCase()}${now.threat.slice(1)}: ${now.victim} under ${now.attack}, ${share} % still read rightly (naive: ${naive} %); the smallest changes have a median length of ${lengthOf(at(distance, place))}. ` +
       `The example, a ${label}, is read as a ${answer}. The strongest attack on this defence, ${attacks[best.attack]}, leaves ${whole(best.share)} %. ` +
-      `In ${standing(given, place[1])} of ${victims.length * attacks.length} cells most digits survive.`;
+      `In ${standing(DATA, place[1])} of ${victims.length * attacks.length} cells most digits survive.`;
   };
   return { nodes, draw, summary };
 });

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-import traitlets
 from torch import Tensor
 
 from companion import arms_race
-from companion.widgets._base import Choice, Count, Widget
-from companion.widgets._packed import levels, stored
+from companion.widgets._base import Choice, Count, Widget, unpacked
 
 _race = cache(lambda: arms_race.load("digits"))
-_pictures = cache(lambda: stored("digits"))
 _DIGITS = 3
 
 
@@ -41,6 +37,8 @@ class Cell(NamedTuple):
 class MatrixWidget(Widget):
     """Every attack against every defence, under a threat model of your choice, as it was measured.
 
+    The examples are stored, and for the page the measurement; `tools/widget_data.py` makes the file from both.
+
     Args:
         threat: a threat model, one of `companion.arms_race.THREATS`.
         victim: the defence, one of `companion.arms_race.VICTIMS`.
@@ -50,7 +48,7 @@ class MatrixWidget(Widget):
     Raises:
         ValueError: if a value is none of these, now or when it is set later.
 
-    Source: own measurement (chapter on the arms race); `python tools/pictures.py digits` makes the examples.
+    Source: own measurement (chapter on the arms race).
     """
 
     _module = "matrix"
@@ -70,27 +68,22 @@ class MatrixWidget(Widget):
     ):
         super().__init__(threat=threat, victim=victim, attack=attack, digit=digit)
 
-    @traitlets.default("given")
-    def _matrix_and_pictures(self) -> dict[str, Any]:
-        race = _race()
-        names = {"victims": list(race.victims), "threats": list(race.threats), "attacks": list(race.attacks)}
-        distance = [[[v if v < torch.inf else None for v in row] for row in rows] for rows in race.distance.tolist()]
-        pictures = {key: value for key, value in _pictures().items() if key not in ("weights", "command")}
-        return names | {"accuracy": race.accuracy.tolist(), "distance": distance} | pictures
-
     @property
     def cell(self) -> Cell:
         """The chosen cell."""
-        pictures = _pictures()
+        kept = self._data
         place = [arms_race.VICTIMS.index(self.victim), arms_race.THREATS.index(self.threat)]
         place.append(_race().attacks.index(self.attack))
-        attacked, answer = pictures["attacked"][self.digit], pictures["answers"][self.digit]
+        attacked, answer = kept["attacked"][self.digit], kept["answers"][self.digit]
         for k in place:
             attacked, answer = attacked[k], answer[k]
         return Cell(
             *_race().at(self.victim, self.threat, self.attack),
-            *(levels(text, pictures["greys"]).reshape(1, 8, 8) for text in (pictures["digits"][self.digit], attacked)),
-            pictures["labels"][self.digit],
+            *(
+                unpacked(text).double().reshape(1, 8, 8) / kept["greys"]
+                for text in (kept["digits"][self.digit], attacked)
+            ),
+            kept["labels"][self.digit],
             answer,
         )
 

@@ -1,32 +1,24 @@
 // A photograph, the signs along which its colours are moved, and the sum; what a network says at every size.
 import { COLOURS, canvas, dash, drag, frame, html, legend, line, percent, row, show, spot, svg, swatch, widget, words } from "./view.js";
-import { bytes, signs } from "./packed.js";
+import { bytes, signs } from "./bytes.js";
+import { address } from "./pixels.js";
 import { answer, moved } from "./photograph_math.js";
+import { DATA } from "./photograph_data.js";
 
 const SIDE = 32;
-const AREA = SIDE * SIDE;
 const MOST = 16;
 const WAYS = { gradient: "signs of the gradient", random: "random signs" };
 
-// The address of a picture of these colours, all red ones first.
-function address(colours) {
-  const sheet = html("canvas", { width: SIDE, height: SIDE });
-  const context = sheet.getContext("2d");
-  const pixels = context.createImageData(SIDE, SIDE);
-  for (let k = 0; k < AREA; k++) pixels.data.set([colours[k], colours[AREA + k], colours[2 * AREA + k], 255], 4 * k);
-  context.putImageData(pixels, 0, 0);
-  return sheet.toDataURL();
-}
-const image = (colours, x, y, size, more = {}) => svg("image", { href: address(colours), x, y, width: size, height: size, ...more });
+const image = (colours, x, y, size, more = {}) => svg("image", { href: address(SIDE, colours), x, y, width: size, height: size, ...more });
 
-const patternOf = (given, { network, direction, photograph }) => given.networks[network][direction].signs[photograph];
-const kept = (given, now) => answer(given, { ...now, shades: 0 });
+const patternOf = ({ network, direction, photograph }) => DATA.networks[network][direction].signs[photograph];
+const kept = (now) => answer(DATA, { ...now, shades: 0 });
 const sureOf = (one) => `${Math.round(100 * one.sure)} % sure`;
 
-function sum(given, now) {
-  const colours = given.photographs[now.photograph];
-  const pattern = patternOf(given, now);
-  const [before, after] = [kept(given, now), answer(given, now)];
+function sum(now) {
+  const colours = DATA.photographs[now.photograph];
+  const pattern = patternOf(now);
+  const [before, after] = [kept(now), answer(DATA, now)];
   const under = (x, one) => [
     words([x, 146], `“${one.label}”`, { class: "", ...(one.fooled && { "font-weight": 700 }) }),
     words([x, 165], sureOf(one)),
@@ -43,12 +35,12 @@ function sum(given, now) {
 
 // All photographs, to choose one by a tap.
 const STRIP = 340 / 6;
-const strip = (given, now) => given.photographs.flatMap((colours, k) => [
+const strip = (now) => DATA.photographs.flatMap((colours, k) => [
   image(bytes(colours), k * STRIP + 3, 3, STRIP - 6, { "data-grip": `photograph-${k}`, style: "cursor: pointer; touch-action: manipulation" }),
   ...(k === now.photograph ? [svg("rect", { x: k * STRIP + 1.5, y: 1.5, width: STRIP - 3, height: STRIP - 3, rx: 3, fill: "none", stroke: "var(--focus)", "stroke-width": 3 })] : []),
 ]);
 
-function coursePicture(given, now, width) {
+function coursePicture(now, width) {
   const { px, py, y0, y1, parts, curve, value, grip } = frame({
     width, height: 220,
     x: { low: 0, high: MOST, ticks: [0, 4, 8, 12, 16], text: show, label: "size, in shades of 255" },
@@ -56,15 +48,15 @@ function coursePicture(given, now, width) {
   });
   const styles = { gradient: [COLOURS.unconstrained, 3, {}], random: ["var(--muted)", 2, { "stroke-dasharray": "6 4" }] };
   for (const [direction, style] of Object.entries(styles)) {
-    const one = answer(given, { ...now, direction });
+    const one = answer(DATA, { ...now, direction });
     parts.push(line(curve(one.right.map((share, k) => [k, share])), ...style));
     // Full where the label is another one.
     one.right.forEach((share, k) => {
-      const { fooled } = answer(given, { ...now, direction, shades: k });
+      const { fooled } = answer(DATA, { ...now, direction, shades: k });
       parts.push(spot([px(k), py(share)], 4, fooled ? style[0] : "var(--paper)", style[0]));
     });
   }
-  const [one, [colour]] = [answer(given, now), styles[now.direction]];
+  const [one, [colour]] = [answer(DATA, now), styles[now.direction]];
   parts.push(
     line(`M${px(now.shades)} ${y0}V${y1}`, "var(--ink)", 1, { "stroke-dasharray": "3 4" }),
     spot([px(now.shades), py(one.right[now.shades])], 7, one.fooled ? colour : "var(--paper)", colour),
@@ -75,19 +67,19 @@ function coursePicture(given, now, width) {
 
 const since = (first) => (first === null ? "never" : `${first}/255`);
 
-function summaryOf(given, now) {
-  const one = answer(given, now);
-  const right = given.classes[given.labels[now.photograph]];
+function summary(now) {
+  const one = answer(DATA, now);
+  const right = DATA.classes[DATA.labels[now.photograph]];
   const told = now.shades ? `After a move of ${now.shades} of 255 shades along ${WAYS[now.direction]}, the network` : "Unchanged, the network";
   const fewest = (direction) => {
-    const { first } = answer(given, { ...now, direction });
+    const { first } = answer(DATA, { ...now, direction });
     return first === null ? `never up to ${MOST} shades` : `from ${first} ${first === 1 ? "shade" : "shades"} on`;
   };
-  return `Photograph ${now.photograph + 1}, ${right}. ${told} (${given.networks[now.network].name}) says ${one.label}, ${sureOf(one)}. ` +
+  return `Photograph ${now.photograph + 1}, ${right}. ${told} (${DATA.networks[now.network].name}) says ${one.label}, ${sureOf(one)}. ` +
     `Another label wins along the gradient ${fewest("gradient")}, along random signs ${fewest("random")}.`;
 }
 
-export default widget(["photograph", "network", "direction", "shades"], ({ state, set, given, slider, choice }) => {
+export default widget(["photograph", "network", "direction", "shades"], ({ set, slider, choice }) => {
   const picture = svg("svg", { role: "img", viewBox: "0 0 340 170", "aria-label": "A photograph, a square of signs, and their sum, with the labels that the network gives" });
   const choices = svg("svg", { role: "img", viewBox: `0 0 340 ${STRIP}`, "aria-label": "Six photographs to choose from; the slider below does the same" });
   const plot = canvas("How likely the network holds the first label to be, over the size of the change: along the gradient and along random signs");
@@ -96,11 +88,11 @@ export default widget(["photograph", "network", "direction", "shades"], ({ state
     gradient: row(dash({ "stroke-width": 3 }, COLOURS.unconstrained), "gradient <small>another label at</small>"),
     random: row(dash({ "stroke-dasharray": "6 4" }, "var(--muted)"), "random <small>another label at</small>"),
   };
-  const names = Object.fromEntries(Object.entries(given.networks).map(([kind, { name }]) => [kind, name]));
+  const names = Object.fromEntries(Object.entries(DATA.networks).map(([kind, { name }]) => [kind, name]));
   const nodes = [
     html("div", { class: "columns" },
       html("div", {}, picture, html("div", { class: "controls" }, choices,
-        slider({ name: "photograph", label: "photograph", max: given.photographs.length - 1, text: (k) => `${k + 1}, ${given.classes[given.labels[k]]}` }))),
+        slider({ name: "photograph", label: "photograph", max: DATA.photographs.length - 1, text: (k) => `${k + 1}, ${DATA.classes[DATA.labels[k]]}` }))),
       html("div", { class: "centred" },
         slider({ name: "shades", label: "size, in shades of 255", max: MOST, colour: COLOURS.unconstrained, text: show }),
         choice({ name: "direction", label: "direction", options: WAYS }),
@@ -113,13 +105,13 @@ export default widget(["photograph", "network", "direction", "shades"], ({ state
   let shown;
   drag(plot, (grip, px) => set({ shades: Math.round(shown.value(px)) }));
   const draw = (now, width) => {
-    picture.replaceChildren(...sum(given, now));
-    choices.replaceChildren(...strip(given, now));
-    shown = coursePicture(given, now, width);
+    picture.replaceChildren(...sum(now));
+    choices.replaceChildren(...strip(now));
+    shown = coursePicture(now, width);
     plot.setAttribute("viewBox", `0 0 ${width} 220`);
     plot.replaceChildren(...shown.parts);
-    rows.right.value.textContent = percent(answer(given, now).right[now.shades]);
-    for (const direction of Object.keys(WAYS)) rows[direction].value.textContent = since(answer(given, { ...now, direction }).first);
+    rows.right.value.textContent = percent(answer(DATA, now).right[now.shades]);
+    for (const direction of Object.keys(WAYS)) rows[direction].value.textContent = since(answer(DATA, { ...now, direction }).first);
   };
-  return { nodes, draw, summary: (now) => summaryOf(given, now) };
+  return { nodes, draw, summary };
 });

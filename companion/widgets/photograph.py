@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from functools import cache
-from typing import Any
 
+import numpy as np
 import torch
-import traitlets
+from torch import Tensor
 
-from companion.widgets._base import Choice, Count, Widget
-from companion.widgets._packed import png, signs, stored, unpacked
+from companion.widgets._base import Choice, Count, Widget, picture_of, unpacked
 
-_pictures = cache(lambda: stored("photographs"))
 _SHADES, _PHOTOGRAPHS = 16, 6
 
 
 class PhotographWidget(Widget):
     """A generated photograph, every colour moved up or down by the same size, and what a network says of it.
 
-    The pictures are put together on the page; the answers for every size were computed before, since the networks are
-    too large for a page. `python tools/pictures.py photographs` makes them anew.
+    The pictures are put together on the page; the answers for every size are stored, since the networks are too large
+    for a page. `tools/widget_data.py` makes the file from the shipped networks.
 
     Args:
         photograph: which of six, from 0 to 5.
@@ -46,34 +43,42 @@ class PhotographWidget(Widget):
     ):
         super().__init__(photograph=photograph, network=network, direction=direction, shades=shades)
 
-    @traitlets.default("given")
-    def _pictures_and_answers(self) -> dict[str, Any]:
-        return {key: value for key, value in _pictures().items() if key not in ("weights", "command")}
+    @property
+    def original(self) -> Tensor:
+        """(3, 32, 32) the photograph as it was, in whole colours of 255, as bytes."""
+        return unpacked(self._data["photographs"][self.photograph]).reshape(3, 32, 32)
 
     @property
-    def image(self) -> torch.Tensor:
-        """The photograph as it stands now, (3, 32, 32) in whole colours of 255, as bytes."""
-        pattern = _pictures()["networks"][self.network][self.direction]["signs"][self.photograph]
-        colours = unpacked(_pictures()["photographs"][self.photograph]).short() + self.shades * signs(pattern)
-        return colours.clamp(0, 255).byte().reshape(3, 32, 32)
+    def signs(self) -> Tensor:
+        """(3, 32, 32) the direction: where a colour grows +1, elsewhere −1."""
+        bits = np.unpackbits(unpacked(self._row["signs"][self.photograph]).numpy())
+        return 2 * torch.from_numpy(bits).short().reshape(3, 32, 32) - 1
+
+    @property
+    def image(self) -> Tensor:
+        """(3, 32, 32) the photograph as it stands now, in whole colours of 255, as bytes."""
+        return (self.original + self.shades * self.signs).clamp(0, 255).byte()
 
     @property
     def answer(self) -> tuple[str, float]:
         """What the network says of it, and how sure it is, rounded to three digits."""
-        row = _pictures()["networks"][self.network][self.direction]
-        label = row["label"][self.photograph][self.shades]
-        return _pictures()["classes"][label], row["sure"][self.photograph][self.shades]
+        label = self._row["label"][self.photograph][self.shades]
+        return self._data["classes"][label], self._row["sure"][self.photograph][self.shades]
 
     @property
     def first_fooled(self) -> int | None:
         """The fewest shades, in this direction, at which another label wins; None if there are none."""
-        said = _pictures()["networks"][self.network][self.direction]["label"][self.photograph]
-        right = _pictures()["labels"][self.photograph]
+        right = self._data["labels"][self.photograph]
+        said = self._row["label"][self.photograph]
         return next((shades for shades, label in enumerate(said) if label != right), None)
 
+    @property
+    def _row(self) -> dict:
+        return self._data["networks"][self.network][self.direction]
+
     def _sentence(self) -> str:
-        pictures, (label, sure), first = _pictures(), self.answer, self.first_fooled
-        right, network = pictures["classes"][pictures["labels"][self.photograph]], pictures["networks"][self.network]
+        kept, (label, sure), first = self._data, self.answer, self.first_fooled
+        right, network = kept["classes"][kept["labels"][self.photograph]], kept["networks"][self.network]
         sure = math.floor(100 * sure + 0.5)
         way = {"gradient": "signs of the gradient", "random": "random signs"}[self.direction]
         since = "at no size up to 16" if first is None else f"from {first} of 255 on"
@@ -85,12 +90,5 @@ class PhotographWidget(Widget):
         )
 
     def _picture(self) -> str:
-        before = unpacked(_pictures()["photographs"][self.photograph]).reshape(3, 32, 32)
-        images = "".join(
-            f'<image x="{34 * k}" width="32" height="32" href="{png(image)}"/>'
-            for k, image in enumerate((before, self.image))
-        )
-        return (
-            '<svg viewBox="0 0 66 32" width="396" height="192" role="img" '
-            f'aria-label="A small photograph, and the same one after every colour was moved a little">{images}</svg>'
-        )
+        label = "A small photograph, and the same one after every colour was moved a little"
+        return picture_of(torch.stack([self.original, self.image]), columns=2, label=label)

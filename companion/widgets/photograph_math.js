@@ -1,5 +1,5 @@
-// A photograph moved along signs, in whole colours: what tools/pictures.py shows to the networks.
-import { bytes, signs } from "./packed.js";
+// A photograph moved along signs, in whole colours: what tools/widget_data.py shows to the networks.
+import { bytes, signs } from "./bytes.js";
 
 // The colours of `photograph`, each moved by so many shades of 255 and kept in range: all red ones first, then green, blue.
 export function moved(photograph, pattern, shades) {

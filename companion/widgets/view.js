@@ -79,9 +79,8 @@ export const svg = (tag, attributes = {}, ...children) => build(document.createE
 
 // --- The widget itself ---
 
-// What every module exports. `names` are the model's values; `compose` gets what reads and writes them, and what Python
-// has `given` beside them. It returns the card's `nodes`, `draw(values, width)`, and `summary(values)`, the sentence of
-// the live region.
+// What every module exports. `names` are the model's values; `compose` gets what reads and writes them, and returns
+// the card's `nodes`, `draw(values, width)`, and `summary(values)`, the sentence of the live region.
 export function widget(names, compose) {
   function render({ model, el }) {
     const state = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
@@ -93,8 +92,7 @@ export function widget(names, compose) {
     const kept = (control) => { controls.push(control); return control.node; };
     const ofModel = (make) => ({ name, ...more }) =>
       kept(make({ name, read: () => model.get(name), write: (value) => set({ [name]: value }), ...more }));
-    const given = model.get("given");
-    const { nodes, draw, summary } = compose({ state, set, given, slider: ofModel(slider), choice: ofModel(choice) });
+    const { nodes, draw, summary } = compose({ state, set, slider: ofModel(slider), choice: ofModel(choice) });
     const status = html("p", { role: "status", "aria-live": "polite" });
     const box = card(el, ...nodes, status);
     const redraw = () => {

@@ -1,4 +1,6 @@
-// Numbers that Python packed into text (companion/widgets/_packed.py).
+// Numbers from the texts of a NAME_data.json: base64, as `packed` of tools/widget_data.py writes it.
+
+// A byte each.
 export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
 // Half-precision floats, two bytes each, the lower one first.
@@ -19,6 +21,5 @@ export function signs(text) {
   return Int8Array.from({ length: 8 * raw.length }, (_, k) => ((raw[k >> 3] >> (7 - (k & 7))) & 1 ? 1 : -1));
 }
 
-// Numbers from 0 to 1 in steps of 1 / most, a letter each.
-const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-export const levels = (text, most) => Float64Array.from(text, (c) => LETTERS.indexOf(c) / most);
+// Numbers from 0 to 1, a byte each: how many parts of `most`.
+export const levels = (text, most) => Float64Array.from(bytes(text), (v) => v / most);
