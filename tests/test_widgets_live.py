@@ -1,7 +1,6 @@
 """The widgets in JupyterLab: what a reader moves the kernel reads, and what the kernel sets the page shows."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import nbformat
 import pytest
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
+
+from test_widgets import inwards
 
 from companion import widgets
 
@@ -82,21 +83,6 @@ def started(server, folder):
                 return f"{found['url']}lab/tree/live.ipynb?token={found['token']}"
         time.sleep(0.1)
     pytest.fail(f"JupyterLab did not start:\n{(folder / 'log').read_text()}")
-
-
-def pull(grip):
-    """Drag a handle with the mouse, inwards and a little sideways, where there is room."""
-    grip.scroll_into_view_if_needed()
-    handle, picture = grip.bounding_box(), grip.locator("xpath=ancestor::*[@role='img']").bounding_box()
-    x, y, to_x, to_y = (box[a] + box[b] / 2 for box in (handle, picture) for a, b in (("x", "width"), ("y", "height")))
-    across, down = to_x - x, to_y - y
-    length = math.hypot(across, down)
-    across, down = (across / length, down / length) if length > 5 else (0.8, 0.6)
-    mouse = grip.page.mouse
-    mouse.move(x, y)
-    mouse.down()
-    mouse.move(x + 30 * across + 15 * down, y + 30 * down - 15 * across, steps=5)
-    mouse.up()
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +164,14 @@ def test_the_kernel_reads_what_a_reader_moves_and_the_page_follows_the_kernel(na
         page.wait_for_function(moved, arg=[control, *before])
     by_key = shown.agreed(other_than=start)
 
-    grips = shown.card.locator("[data-grip]")
+    grips = shown.card.locator(":is(circle, rect)[data-grip]")
     if grips.count():
-        pull(grips.first)
+        grips.first.scroll_into_view_if_needed()
+        x, y, to_x, to_y = inwards(grips.first)
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(to_x, to_y, steps=5)
+        page.mouse.up()
         shown.agreed(other_than=by_key)
 
     shown.run(shown.tell)
