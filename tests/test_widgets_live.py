@@ -18,7 +18,7 @@ from companion import widgets
 
 ROOT = Path(__file__).parents[1]
 EVERY = pytest.mark.parametrize("name", widgets.registry)
-WAIT = 60_000  # milliseconds, for a machine on which other things run
+WAIT = 120_000  # milliseconds, for a machine on which other things run
 
 SETUP = """import json
 from companion import widgets
