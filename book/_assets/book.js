@@ -23,7 +23,7 @@
     logo.parentElement.setAttribute("role", "navigation");
     logo.parentElement.setAttribute("aria-label", "Home");
   }
-  for (const corner of document.querySelectorAll(".companion-table thead th:empty")) corner.setAttribute("role", "cell");
+  for (const corner of document.querySelectorAll("article thead th")) if (!corner.textContent.trim()) corner.setAttribute("role", "cell");
 
   // A formula stands thrice in a page, as picture, as structure and as source. What the search shows of it is the structure.
   if (typeof Search !== "undefined") {
