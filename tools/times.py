@@ -26,9 +26,10 @@ of Python; memory is the most that it held at once. Binder lends one processor a
 | chapter | seconds | GB |
 |---|--:|--:|
 {rows}
-| together | {total:.0f} | |
+| together | {total} | |
 
-Measured by `make times` on {day}, on {machine}, with Python {python} and PyTorch {torch}.
+Measured by `make times` on {day}, on {machine}, with Python {python} and PyTorch {torch}. Meanwhile {load:.0f} programs
+wanted its {cores} processors at a time; an idle machine is faster.
 """
 
 
@@ -60,11 +61,13 @@ def page(took: dict[str, tuple[float, float]]) -> str:
     rows = [f"| {{doc}}`{name}` | {seconds:.0f} | {memory:.1f} |" for name, (seconds, memory) in took.items()]
     return TEXT.format(
         rows="\n".join(rows),
-        total=sum(seconds for seconds, _ in took.values()),
+        total=sum(round(seconds) for seconds, _ in took.values()),
         day=datetime.date.today(),
         machine=machine(),
         python=platform.python_version(),
         torch=version("torch"),
+        load=os.getloadavg()[2],
+        cores=os.cpu_count(),
     )
 
 
