@@ -446,7 +446,7 @@ _LIVE = """async ([code, values, changed]) => {
     const status = el.firstChild.shadowRoot.querySelector("[role=status]");
     const before = status.textContent;
     for (const [name, value] of Object.entries(changed)) model.set(name, value);
-    await new Promise((done) => setTimeout(done, 500));
+    for (let k = 0; k < 100 && status.textContent === before; k++) await new Promise((done) => setTimeout(done, 100));
     stop();
     const left = Object.values(listeners).reduce((sum, set) => sum + set.size, 0);
     return [before, status.textContent, left];

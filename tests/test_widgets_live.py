@@ -97,7 +97,7 @@ def page(browser, address):
     page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status=idle]")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    has_run(page.locator(".jp-Notebook .jp-Cell").last)
+    has_run(page, 3 * len(widgets.registry))
     yield page
     context.close()
     assert wrong == []
@@ -111,11 +111,14 @@ def elsewhere(browser):
     page.close()
 
 
-def has_run(cell, before="[ ]:"):
-    """Wait until the cell has run: its count is another than before, and no star."""
-    counted = "([prompt, before]) => /\\d/.test(prompt.textContent) && prompt.textContent !== before"
-    prompt = cell.locator(".jp-InputPrompt").element_handle()
-    cell.page.wait_for_function(counted, arg=[prompt, before])
+def has_run(page, number, before="[ ]:"):
+    """Wait until a cell has run: its count is another than before, and no star."""
+    counted = """([number, before]) => {
+        const cell = document.querySelectorAll(".jp-Notebook .jp-Cell")[number];
+        const prompt = cell?.querySelector(".jp-InputPrompt").textContent;
+        return /\\d/.test(prompt) && prompt !== before;
+    }"""
+    page.wait_for_function(counted, arg=[number, before])
 
 
 class Shown:
@@ -123,16 +126,19 @@ class Shown:
 
     def __init__(self, name, page, elsewhere):
         self.name, self.page, self.elsewhere = name, page, elsewhere
-        first = 1 + 3 * list(widgets.registry).index(name)
-        show, self.ask, self.tell = (page.locator(".jp-Notebook .jp-Cell").nth(first + k) for k in range(3))
-        self.card = show.locator(".jp-OutputArea [data-lm-suppress-shortcuts]").first
+        self.show, self.ask, self.tell = (1 + 3 * list(widgets.registry).index(name) + k for k in range(3))
+        self.card = self.cell(self.show).locator(".jp-OutputArea [data-lm-suppress-shortcuts]").first
 
-    def run(self, cell):
+    def cell(self, number):
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
+
+    def run(self, number):
         """Run a cell as a reader does; what it has printed."""
+        cell = self.cell(number)
         before = cell.locator(".jp-InputPrompt").text_content()
         cell.locator(".cm-content").click()
         self.page.keyboard.press("Control+Enter")
-        has_run(cell, before)
+        has_run(self.page, number, before)
         return cell.locator(".jp-OutputArea").text_content()
 
     def agreed(self, other_than=None):
