@@ -626,6 +626,65 @@ def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     assert "undefined" not in page.locator(".companion-widget").inner_text()
 
 
+def inwards(grip):
+    """From the middle of a handle to a point nearer the middle of its picture, in pixels of the window: x, y, x, y.
+
+    In a plot the finger goes across, because up and down belongs to the page there.
+    """
+    handle, picture = (found.bounding_box() for found in (grip, grip.locator("xpath=ancestor::*[@role='img']")))
+    (x, y), (to_x, to_y) = ((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in (handle, picture))
+    across, down = to_x - x, to_y - y
+    if grip.evaluate("(e) => e.localName") == "rect":
+        across, down = 1 if across > 0 else -1, 0
+    length = math.hypot(across, down) or 1
+    across, down = across / length, down / length
+    return x, y, x + 40 * across + 12 * down, y + 40 * down - 12 * across
+
+
+@EVERY
+def test_a_finger_moves_what_can_be_dragged_and_not_the_page(browser, site, widget):
+    context = browser.new_context(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    glass = context.new_cdp_session(page)
+    page.goto((site / f"{widget._module}.html").as_uri())
+    page.wait_for_function("'ready' in document.querySelector('.companion-widget').dataset")
+    says = """() => [...document.querySelector(".companion-widget > div").shadowRoot.querySelectorAll("input, dd")]
+        .map((e) => e.value ?? e.textContent).join()"""
+
+    def touch(kind, *points):
+        glass.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
+
+    def seen():
+        """What the widget says, and how far the page is scrolled."""
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return page.evaluate(says), page.evaluate("scrollY")
+
+    def swipe(x, y, to_x, to_y):
+        """Both, once the finger is down and after its way."""
+        touch("touchStart", (x, y))
+        down = seen()
+        for k in range(1, 5):
+            touch("touchMove", (x + k / 4 * (to_x - x), y + k / 4 * (to_y - y)))
+        touch("touchEnd")
+        return down, seen()
+
+    for picture in page.locator(".companion-widget svg[role=img]").all():
+        grips = picture.locator(":is(circle, rect)[data-grip]")
+        for name in list(dict.fromkeys(grips.evaluate_all("(all) => all.map((e) => e.dataset.grip)")))[:4]:
+            grip = picture.locator(f":is(circle, rect)[data-grip='{name}']").first
+            grip.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
+            (before, place), (after, same) = swipe(*inwards(grip))
+            assert before != after and place == same, name
+
+    # The same finger on the sentence moves the page.
+    sentence = page.get_by_role("status").first
+    sentence.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    box = sentence.bounding_box()
+    (_, place), (_, other) = swipe(box["x"] + 40, box["y"] + 10, box["x"] + 40, box["y"] + 90)
+    assert other < place
+    context.close()
+
+
 # The part of anywidget's model that the modules use, and a change that comes from Python.
 _LIVE = """async ([code, values, changed]) => {
     const listeners = {};
@@ -643,7 +702,6 @@ _LIVE = """async ([code, values, changed]) => {
     const status = el.firstChild.shadowRoot.querySelector("[role=status]");
     const before = status.textContent;
     for (const [name, value] of Object.entries(changed)) model.set(name, value);
-    // A busy machine may take its time.
     for (let k = 0; k < 100 && status.textContent === before; k++) await new Promise((done) => setTimeout(done, 100));
     stop();
     const left = Object.values(listeners).reduce((sum, set) => sum + set.size, 0);

@@ -1,6 +1,6 @@
 """The recipes for CIFAR-10 and SVHN: `python -m companion train cifar10 --preset cpu --root DATA --out DIR`.
 
-One command trains the classifiers of the deck's table and a DCGAN, in order, and writes what `train digits` writes.
+One command trains the classifiers of the paper's table and a DCGAN, in order, and writes what `train digits` writes.
 Given again it goes on where it was killed, in the middle of an epoch too, and ends with the same weights: to the bit on
 a CPU, given the same torch, processor and number of threads; on a GPU sums may round in another order.
 

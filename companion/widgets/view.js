@@ -33,7 +33,8 @@ const STYLE = `
   svg text.inside { fill: #fff; font-weight: 700; }
   svg .symbol { font-style: italic; font-family: Georgia, "DejaVu Serif", serif; font-size: 15px; }
   svg[tabindex]:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
-  [data-grip] { cursor: grab; touch-action: none; }
+  /* The shapes of SVG are inline if nothing else is said, and touch-action does nothing on what is inline. */
+  [data-grip] { display: block; cursor: grab; touch-action: none; }
   .dragging [data-grip] { cursor: grabbing; }
   .controls { margin-top: .9rem; }
   label { font-weight: 600; }
