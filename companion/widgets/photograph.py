@@ -50,7 +50,7 @@ class PhotographWidget(Widget):
 
     @property
     def signs(self) -> Tensor:
-        """(3, 32, 32) the direction: where a colour grows +1, elsewhere −1."""
+        """The direction, (3, 32, 32), +1 where a colour grows and −1 elsewhere."""
         bits = np.unpackbits(unpacked(self._row["signs"][self.photograph]).numpy())
         return 2 * torch.from_numpy(bits).short().reshape(3, 32, 32) - 1
 
