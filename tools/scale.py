@@ -136,8 +136,8 @@ def paper(rows: dict) -> list[str]:
     row = rows["nothing 5000 2 1"]
     scheduler, client = (row[f"{which} seconds"] / 5_000 for which in ("scheduler", "client"))
     lines = [
-        f"A chunk costs the scheduler {1000 * scheduler:.1f} ms of its processor and the client {1000 * client:.1f} ms; "
-        "they hand out no more than one in the longer of these times. From this and from the largest rows above follows, "
+        f"A chunk costs the scheduler {1000 * scheduler:.1f} ms of its processor, the client {1000 * client:.1f} ms. "
+        "They hand out no more than one in the longer of these times. From this and the largest rows above follows, "
         "for 10⁹ latents on 1,000 workers that are as fast as those here, or a hundred times:",
         "",
         "| what | speed | chunk | chunks | computing | handing out | store, about |",
