@@ -55,7 +55,7 @@ def connected(scheduler: str | None = None, workers: int = 1) -> Iterator[Client
     options: dict[str, Any] = dict(memory_limit=0, silence_logs=logging.CRITICAL, dashboard_address=":0")
     options["env"] = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with _deaf_to_interrupts():
-        started = LocalCluster(workers, threads_per_worker=1, **options)
+        started = LocalCluster(n_workers=workers, threads_per_worker=1, **options)
     with started as cluster:
 
         async def end() -> None:

@@ -108,9 +108,10 @@ def _parts(value: Any) -> Iterable[Any]:
 
 def _content(value: Tensor) -> bytes:
     value = value.detach().cpu()
-    value = value.dequantize() if value.is_quantized else value
     value = (value if value.layout == torch.strided else value.to_dense()).resolve_conj().resolve_neg()
-    return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    # A copy, since a single number may keep a stride that is no one's.
+    value = value.reshape(-1).clone(memory_format=torch.contiguous_format)
+    return value.view(torch.uint8).numpy().tobytes()
 
 
 def _printed(value: Any) -> str:
