@@ -36,7 +36,9 @@ def from_the_shell() -> None:
     try:
         options.run(options)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\n{name}: stopped; what was trained or measured is kept, and the same command goes on\n")
+        sys.stderr.write(
+            f"\n{name}: stopped; what was trained, or measured into a store, is kept: the same command goes on\n"
+        )
         sys.exit(130)  # what a shell expects after Ctrl-C
     except (ValueError, OSError, ImportError, _files.Damaged) as error:
         if "traceback" in options:
@@ -177,10 +179,12 @@ def _radii(options: argparse.Namespace) -> None:
 
 
 def _add_bound(commands) -> None:
-    about = "count labels and local moduli of very many latents, for the bound of Theorem 1; given again, it goes on"
+    about = "count labels and local moduli of very many latents, for Theorem 1; given again with --store, it goes on"
     one = commands.add_parser("bound", help=about, parents=[SHARED])
     _add_networks(one)
-    one.add_argument("--reaches", type=float, nargs="*", default=REACHES, help="latent radii of the measured modulus")
+    one.add_argument(
+        "--reaches", type=float, nargs="*", default=REACHES, help="latent radii of the modulus; none: labels alone"
+    )
     one.add_argument("--steps", type=int, default=10, help="steps of ascent per latent, radius and start (10)")
     one.add_argument("--chunk", type=int, default=10_000, help="latents at a time (10000)")
     _add_where(one)
@@ -193,7 +197,7 @@ def _bound(options: argparse.Namespace) -> None:
         found = scale.census(*_networks(options), options.samples, t=options.reaches, **own)
     shares = found.class_counts.double() / found.class_counts.sum()
     print(f"{options.samples} latents; class probabilities {', '.join(f'{share:.4g}' for share in shares.tolist())}")
-    for q in QUANTILES:
+    for q in QUANTILES if options.reaches else ():
         most = found.robustness_quantile(q).item()
         print(f"of all images, {q:.0%} have an in-distribution radius of at most {most:.4g}")
 
@@ -238,6 +242,8 @@ def _client(options: argparse.Namespace):
     with connected(options.scheduler, options.workers) as client:
         if client is not None:
             sys.stderr.write(f"dashboard: {client.dashboard_link}\n")
+            if not client.scheduler_info()["workers"]:
+                sys.stderr.write("no worker is there yet: waiting for the first one\n")
         yield client
 
 

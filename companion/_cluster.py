@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from companion import _jobs
+from companion import _validation as check
 from companion._jobs import PLAN, Chunk, Job
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def connected(scheduler: str | None = None, workers: int = 1) -> Iterator[Client
     Raises:
         ImportError: Dask is not installed.
         OSError: no scheduler answers at the address.
+        ValueError: it is no address, or fewer than one worker is wanted.
     """
-    if scheduler is None and workers == 1:
+    if scheduler is None and check.integer("workers", workers, minimum=1) == 1:
         yield None
         return
     try:
@@ -53,7 +55,7 @@ def connected(scheduler: str | None = None, workers: int = 1) -> Iterator[Client
     options: dict[str, Any] = dict(memory_limit=0, silence_logs=logging.CRITICAL, dashboard_address=":0")
     options["env"] = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with _deaf_to_interrupts():
-        started = LocalCluster(workers, threads_per_worker=1, **options)
+        started = LocalCluster(n_workers=workers, threads_per_worker=1, **options)
     with started as cluster:
 
         async def end() -> None:
@@ -87,12 +89,18 @@ def spread(job: Job, indices: list[int], given: Any, client: Client) -> Iterator
     A worker that ends in the middle of a chunk costs that chunk's work; another one begins it anew.
     """
     import cloudpickle
+    import dask
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
     # As bytes in a task of its own: workers pass it on to each other, and whoever is lost can be replaced.
     run = f"{job.name.replace(' ', '_')}-{secrets.token_hex(8)}"  # no task of another run is taken for one of this
-    parcel = client.submit(cloudpickle.loads, cloudpickle.dumps(given), key=f"{run}-given")
+    try:
+        content = cloudpickle.dumps(given)
+    except Exception as error:  # whatever the networks are made of raises what it likes
+        raise ValueError(f"networks must be such that pickle can send them to workers, got {error!r}") from error
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):  # they are as large as they are
+        parcel = client.submit(cloudpickle.loads, content, key=f"{run}-given")
 
     def submit(index: int) -> Future[Chunk]:
         return client.submit(_on_a_worker, job, index, parcel, key=f"{run}-{index}")

@@ -134,18 +134,19 @@ class Job:
         remedy = "delete it and give the same command again: it is measured anew"
         columns, about = _files.unpack_tensors(content, name, remedy)
         try:
-            plan, made = json.loads(about["plan"]), json.loads(about["origin"])
+            plan, made, file = json.loads(about["plan"]), json.loads(about["origin"]), about["file"]
         except (KeyError, RecursionError, ValueError) as error:
             raise _files.Damaged(f"{name} is no chunk: {error!r}; {remedy}") from error
-        if plan != self.plan or not isinstance(made, dict):
-            raise _files.Damaged(f"{name} is a chunk of another plan; {remedy}")
+        if plan != self.plan or file != self.file(index) or not isinstance(made, dict):
+            raise _files.Damaged(f"{name} is another chunk, or one of another plan; {remedy}")
         return Chunk(index, columns, made)
 
     def _write(self, chunk: Chunk) -> None:
         if self.store is not None:
             about = {"plan": self.plan, "origin": chunk.origin}
             text = {key: json.dumps(value, sort_keys=True) for key, value in about.items()}
-            self.store.write(self.file(chunk.number), _files.pack_tensors(chunk.columns, text))
+            file = self.file(chunk.number)
+            self.store.write(file, _files.pack_tensors(chunk.columns, text | {"file": file}))
 
     def check_weights(self) -> None:
         """Whether this process finds the networks that the plan means.

@@ -18,19 +18,23 @@ class Store:
 
     def __init__(self, address: Path | str) -> None:
         """`address`: a folder, or an address of fsspec. Nothing is looked up or made yet."""
-        self.address = str(address if "://" in str(address) else Path(address).absolute())
+        self.address = str(address)
+        if self.address.startswith(("file://", "local://")):
+            self.address = self._system()[1]
+        if "://" not in self.address:
+            self.address = str(Path(self.address).expanduser().absolute())
 
     def ready(self, folder: str) -> None:
         """Make a folder of the store and find out now whether it can be written to.
 
         Raises:
             OSError: it cannot.
-            ValueError: no address that fsspec knows, or the folder is a link.
+            ValueError: no address that fsspec knows, or the folder in the store is a link.
             ImportError: fsspec knows the address and lacks a library for it; the message says which.
         """
         local = self._local()
         if local is not None:
-            _files.ready(local.parent, local.name, f"{local.name}/{folder}")
+            _files.ready(local, folder)
             _files.forget_the_killed(local / folder)
             return
         self._put(f"{folder}/.ready", b"")
@@ -81,11 +85,7 @@ class Store:
             raise OSError(errno.EIO, f"could not write {self.where(name)}: {error!r}") from error
 
     def _local(self) -> Path | None:
-        if "://" not in self.address:
-            return Path(self.address)
-        if self.address.startswith("file://"):
-            return Path(self._system()[1])
-        return None
+        return None if "://" in self.address else Path(self.address)
 
     def _system(self) -> tuple[Any, str]:
         """The file system of fsspec, and where the store is in it."""

@@ -277,7 +277,8 @@ def run(
     """
     images = check.integer("images", images, minimum=1)
     chunk = check.integer("chunk", chunk, minimum=1)
-    if check.integer("seed", seed, minimum=0) >= 2**12:
+    seed = check.integer("seed", seed, minimum=0)
+    if seed >= 2**12:
         raise ValueError(f"seed must be less than {2**12}, got {seed!r}")
     shipped_victims(data)  # says which networks are missing
     images = min(images, len(_held_out(data)[0]))

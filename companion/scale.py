@@ -11,11 +11,9 @@ need only the same versions of this package and of torch, and whatever code the 
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion import _files, _jobs, robustness
+from companion import _files, _jobs, _networks, robustness
 from companion import _validation as check
 from companion._calls import Composed, guarded
 from companion._jobs import Job
@@ -119,12 +117,13 @@ def radii(
         seed: seeds the latents; 0 to 2⁶⁴ − 1.
         chunk: images at a time, and rows a file in the store.
         store: folder or fsspec address (s3://bucket/folder) where finished chunks are kept; by default nothing is. What
-            is there is known by the networks' classes, printed forms and state dicts, and by all options above.
+            is there is known by the networks' classes, printed forms, state dicts and attributes, and by all options
+            above.
         key: whatever else the networks depend on, such as a version of their code. With a store, networks that are no
             `nn.Module` need one: nothing else tells them apart.
         client: a Dask client, whose workers measure; by default this process does.
         device: where modules are moved to, as copies; by default a GPU wherever a worker has one, and without a client
-            no module is moved.
+            where the generator is.
         progress: show a bar that counts images.
 
     Returns:
@@ -150,7 +149,7 @@ def census(
     classifier: Model,
     samples: int,
     *,
-    t: Sequence[float] = (),
+    t: Numbers = (),
     steps: int = 10,
     restarts: int = 2,
     seed: int = 0,
@@ -179,9 +178,9 @@ def census(
     """
     options = dict(steps=check.integer("steps", steps, minimum=1))
     options |= dict(restarts=check.integer("restarts", restarts, minimum=1))
-    reaches = check.tensor("t", list(t), minimum=0.0).to(torch.float64)
+    reaches = check.tensor("t", t, minimum=0.0).detach().to("cpu", torch.float64)
     if reaches.ndim != 1 or (reaches.diff() <= 0).any():
-        raise ValueError(f"t must have shape (T,) and increase, got {list(t)}")
+        raise ValueError(f"t must have shape (T,) and increase, got {reaches.tolist()}")
     job = _job(_census, generator, classifier, samples, chunk, seed, store, key, client, device)
     job = job.extended(options | {"t": reaches.tolist()})
     places, counts = torch.empty(0, 2, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
@@ -205,7 +204,7 @@ def latents(seed: int, index: int, rows: int, latent_dim: int) -> Tensor:
 
     Source: J. K. Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011 (Philox).
     """
-    draws = np.random.Generator(np.random.Philox(key=[seed, index]))
+    draws = np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
     return torch.from_numpy(draws.standard_normal((rows, latent_dim)))
 
 
@@ -245,7 +244,8 @@ def _job(
     device: str | None,
 ) -> Job:
     samples, chunk = check.integer("samples", samples, minimum=1), check.integer("chunk", chunk, minimum=1)
-    if check.integer("seed", seed, minimum=0) >= 2**64:
+    seed = check.integer("seed", seed, minimum=0)
+    if seed >= 2**64:
         raise ValueError(f"seed must be less than 2**64, got {seed!r}")
     check.latent_dim(generator)
     networks = {"generator": generator, "classifier": classifier}
@@ -255,13 +255,12 @@ def _job(
             raise ValueError(
                 f"key must name what is no nn.Module, so that the store can tell it apart; got {name} {network!r}"
             )
-    name, digests = measure.__name__.strip("_"), {name: _digest(network) for name, network in networks.items()}
+    name, digests = measure.__name__.strip("_"), {name: _networks.digest(network) for name, network in networks.items()}
     plan = {"measure": name, "seed": seed, "key": key, "weights": digests}
-    moved = "cpu" if client is not None else device
-    if moved is None:
-        given, device = (generator, classifier), str(_first_parameter(generator).device)
-    else:
-        given = _copied(generator, moved), _copied(classifier, moved)
+    here = "cpu"  # where networks are sent from
+    if client is None:
+        here = device = device or str(_like(generator).device)
+    given = _networks.placed(generator, here), _networks.placed(classifier, here)
     where = None if store is None else Store(store)
     return Job(name, measure, plan, samples, chunk, where, device, given=given)
 
@@ -290,7 +289,7 @@ def _inputs(job: Job, index: int) -> tuple[Model, Model, Tensor]:
     device = job.place()
     generator, classifier = (network.to(device) if isinstance(network, nn.Module) else network for network in job.given)
     z = latents(job.plan["seed"], index, job.rows(index), check.latent_dim(generator))
-    return generator, classifier, z.to(device, _first_parameter(generator).dtype)
+    return generator, classifier, z.to(device, _like(generator).dtype)
 
 
 def _logits(generator: Model, classifier: Model, z: Tensor) -> Tensor:
@@ -318,22 +317,7 @@ def _summed(places: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return places, torch.zeros(len(places), dtype=torch.int64).index_add_(0, which, counts)
 
 
-def _digest(network: Model) -> str:
-    """Of a module's class, printed form and state dict; of the printed form alone where there is no more."""
-    found = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__}".encode())
-    if isinstance(network, nn.Module):
-        found.update(repr(network).encode())
-        for name, value in network.state_dict().items():
-            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def _copied(network: Model, device: str) -> Model:
-    return copy.deepcopy(network).to(device) if isinstance(network, nn.Module) else network
-
-
-def _first_parameter(network: Model) -> Tensor:
-    """A floating-point parameter, for its device and precision; a float64 number on the CPU where there is none."""
-    every = network.parameters() if isinstance(network, nn.Module) else iter(())
-    return next((value for value in every if value.is_floating_point()), torch.zeros((), dtype=torch.float64))
+def _like(generator: Model) -> Tensor:
+    """A tensor of the generator's precision and device; a float64 number on the CPU where it has none."""
+    floating = (value for value in _networks.tensors(generator) if value.is_floating_point())
+    return next(floating, torch.zeros((), dtype=torch.float64))

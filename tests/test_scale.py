@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import itertools
 import json
 import math
@@ -11,11 +13,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -25,8 +30,8 @@ from test_experiments import OPTIONS, write_networks
 from torch import nn
 
 import companion
-from companion import _files, _jobs, _registry, arms_race, models, robustness, scale
-from companion.__main__ import main
+from companion import _files, _jobs, _networks, _registry, arms_race, models, robustness, scale
+from companion.__main__ import _client, main
 from companion._cluster import connected
 from companion._jobs import Job
 from companion._store import Store
@@ -165,6 +170,58 @@ def test_latents_are_normal_and_every_chunk_has_its_own():
     assert torch.equal(scale.latents(1, 7, 5, 3), scale.latents(1, 7, 9, 3)[:5])
 
 
+def test_every_seed_has_latents_of_its_own():
+    seeds = (0, 2**53, 2**53 + 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1)
+    assert len({scale.latents(seed, 0, 1, 1).item() for seed in seeds}) == len(seeds)
+
+
+class Scaled(nn.Module):
+    """A generator whose numbers depend on an attribute."""
+
+    latent_dim = 3
+
+    def __init__(self, by) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, z):
+        return (self.by(z) if callable(self.by) else z * self.by).tanh()
+
+
+def test_networks_with_parametrizations_are_sent_and_left_alone(client):
+    torch.manual_seed(0)
+    layers = (
+        nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)),
+        nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)),
+    )
+    classifier, x = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1]).eval(), torch.randn(5, 3)
+    before = classifier(x)
+    here, there = (scale.radii(Scaled(2.0).eval(), classifier, 4, client=one, **FEW) for one in (None, client))
+    assert all(torch.equal(one, other) for one, other in zip(here[:4], there[:4], strict=True))
+    assert torch.equal(classifier(x), before) and nn.utils.parametrize.is_parametrized(classifier[0])
+
+
+def test_large_networks_are_sent_without_a_word(client, recwarn):
+    classifier = nn.Linear(3, 2).eval()
+    classifier.register_buffer("ballast", torch.zeros(2**22))
+    scale.census(Scaled(2.0).eval(), classifier, 4, client=client)
+    assert not [str(warning.message) for warning in recwarn if "graph" in str(warning.message)]
+
+
+def test_networks_that_cannot_be_sent_are_refused(client, digits):
+    lock = threading.Lock()
+    with pytest.raises(ValueError, match="networks must be such that pickle can send them to workers.*lock"):
+        scale.census(digits[0], lambda x: (lock, digits[1](x))[1], 4, client=client)
+
+
+def test_a_network_is_moved_as_a_copy():
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    assert _networks.placed(network, "cpu") is network
+    moved = _networks.placed(network, "meta")
+    assert {value.device.type for value in _networks.tensors(moved)} == {"meta"}
+    assert {value.device.type for value in _networks.tensors(network)} == {"cpu"}
+
+
 # The census.
 
 
@@ -240,6 +297,54 @@ def test_other_weights_are_another_plan(digits, tmp_path):
     scale.radii(generator, classifier, 2, key="second version", **options)
     scale.radii(generator, classifier, 2, **options | dict(steps=7))
     assert len([*tmp_path.iterdir()]) == 5
+
+
+def unlike() -> dict[str, nn.Module]:
+    """Networks that answer differently, though state dicts or printed forms are often the same."""
+
+    class Held:
+        def __init__(self, mean) -> None:
+            self.mean = mean
+
+    def times(number):
+        return lambda x: x * number
+
+    def buffered(value, **options) -> nn.Module:
+        network = nn.Identity()
+        network.register_buffer("value", value, **options)
+        return network
+
+    attributes = [1.0, 2.0, torch.zeros(3), torch.ones(3), np.ones(3), [nn.ReLU()], [nn.Tanh()], Held(0.0), Held(1.0)]
+    attributes += [times(2), times(3), lambda x: x + 1, lambda x: x + 2, functools.partial(torch.mul, other=2)]
+    attributes += [functools.partial(torch.mul, other=3), nn.ReLU().forward, nn.Tanh().forward, {"b", "a"}, {"b", "c"}]
+    networks: list[nn.Module] = [Scaled(each) for each in attributes]
+    networks += [buffered(torch.tensor(value), persistent=False) for value in (0.0, 1.0)]
+    complex_ = torch.tensor([1.0 + 2.0j])
+    values = [complex_, complex_.conj(), complex_.conj().imag, torch.tensor(True), torch.ones(1).bfloat16()]
+    values += [torch.zeros(0, 2), torch.eye(3).to_sparse(), torch.arange(2)[::2]]
+    networks += [buffered(value) for value in values]
+    itself = Scaled([])
+    itself.by.append(itself)
+    networks += [itself, nn.Sequential(nn.Sequential(nn.Identity()), nn.Identity())]
+    networks += [nn.Sequential(nn.Sequential(nn.Identity(), nn.Identity())), torch.compile(nn.Identity())]
+    return {str(number): network.eval() for number, network in enumerate(networks)}
+
+
+def digests() -> dict[str, str]:
+    return {name: _networks.digest(network) for name, network in unlike().items()}
+
+
+def test_unlike_networks_never_share_chunks_and_alike_ones_do_in_every_process():
+    found = digests()
+    assert len({*found.values()}) == len(found)
+    code = "import json, test_scale; print(json.dumps(test_scale.digests()))"
+    for seed in "12":
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path}
+        again = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert json.loads(again.stdout) == found
 
 
 def test_two_runs_share_a_store(tmp_path):
@@ -448,6 +553,47 @@ def test_a_damaged_chunk_is_named(client, tmp_path):
     assert values(a_job(tmp_path, samples=4), client) == [*range(4)]
 
 
+@pytest.mark.parametrize("other", ["00000000-2", "00000002-1"])
+def test_another_chunk_under_its_name_is_refused(other, tmp_path):
+    values(a_job(tmp_path, samples=5, seconds=0))
+    folder = next((tmp_path / "store").glob("*"))
+    shutil.copy(folder / f"{other}.safetensors", folder / "00000001-2.safetensors")
+    with pytest.raises(_files.Damaged, match="00000001-2.safetensors is another chunk"):
+        values(a_job(tmp_path, samples=5))
+
+
+def test_a_store_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    assert values(a_job(tmp_path, samples=4, seconds=0)) == [*range(4)] and len(stored(tmp_path)) == 2
+
+
+def test_a_store_may_lie_in_a_folder_of_others():
+    code = """
+import os, sys, torch
+from companion import _jobs
+os.getuid() or os.seteuid(65534)  # root may write everywhere
+job = _jobs.Job("x", lambda job, index: {"x": torch.zeros(2)}, {}, 2, 2, _jobs.Store(sys.argv[1]), "cpu")
+print(len([*_jobs.run(job)]))
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        store.mkdir(mode=0o777)
+        store.chmod(0o777)
+        Path(folder).chmod(0o555)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        found = subprocess.run([sys.executable, "-c", code, store], env=environment, capture_output=True, text=True)
+        Path(folder).chmod(0o755)
+    assert found.stdout == "1\n", found.stderr
+
+
+@pytest.mark.parametrize("address", ["file://rel", "local://rel", "rel/", "~/rel"])
+def test_a_store_of_this_machine_is_a_whole_path(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Store(address).address == str(tmp_path / "rel")
+
+
 # Workers that are not like us.
 
 
@@ -491,7 +637,7 @@ def test_a_worker_with_other_weights_is_refused_by_name(client):
 def test_threads_of_one_worker_take_turns(tmp_path):
     from distributed import Client, LocalCluster
 
-    with LocalCluster(1, threads_per_worker=3, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=3, processes=False, dashboard_address=None) as cluster:
         with Client(cluster, set_as_default=False) as client:
             values(a_job(tmp_path, samples=20), client)
     assert [word for word, _, _ in log(tmp_path)] == ["begin", "end"] * 10
@@ -520,10 +666,40 @@ def test_bad_options_are_named(change, message, digits):
         scale.radii(**options)
 
 
-@pytest.mark.parametrize("t", [[0.5, 0.2], [-1.0], [math.nan]])
+@pytest.mark.parametrize("t", [[0.5, 0.2], [-1.0], [math.nan], 0.5])
 def test_bad_reaches_are_named(t, digits):
     with pytest.raises(ValueError, match="t must"):
         scale.census(*digits, 4, t=t)
+
+
+def test_numbers_of_any_kind_are_the_same_options(digits, tmp_path):
+    for seed, t in ((3, [0.5, 1]), (np.int64(3), np.array([0.5, 1])), (3.0, torch.tensor([0.5, 1]))):
+        scale.census(*digits, 4, seed=seed, t=t, steps=1, store=tmp_path)
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_as_many_workers_as_are_wanted_begin():
+    with connected(workers=3) as client:
+        assert len(processes(client)) == 3
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_too_few_workers_are_refused(workers):
+    with pytest.raises(ValueError, match=f"workers must be an integer of at least 1, got {workers}"):
+        main(["bound", "digits/generator", "digits/mlp", f"--workers={workers}"])
+
+
+def test_who_waits_for_a_worker_is_told_so(capsys):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        options = argparse.Namespace(scheduler=cluster.scheduler_address, workers=1)
+        with _client(options):
+            assert "no worker is there yet: waiting for the first one" in capsys.readouterr().err
+        cluster.scale(1)
+        cluster.wait_for_workers(1, timeout=60)
+        with _client(options):
+            assert "no worker" not in capsys.readouterr().err
 
 
 def test_a_sample_is_read_as_it_was_saved(digits, tmp_path):
@@ -546,6 +722,9 @@ def test_the_commands_say_what_the_functions_find(digits, tmp_path, capsys):
     main(["bound", *names, "--samples=3000", "--reaches", "0.3", "0.5", "--steps=3"])
     found, said = scale.census(*digits, 3000, t=[0.3, 0.5], steps=3), capsys.readouterr().out
     assert f"at most {found.robustness_quantile(0.25).item():.4g}" in said
+    main(["bound", *names, "--samples=4", "--reaches"])
+    said = capsys.readouterr().out
+    assert "4 latents; class probabilities" in said and "radius" not in said
 
 
 def test_without_dask_one_process_does_everything(tmp_path):

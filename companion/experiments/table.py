@@ -101,7 +101,7 @@ def table(
     hashes = {name: card["sha256"] for name, card in cards.items()}
     samples, chunk = counts.pop("samples"), counts.pop("chunk")
     plan = {"measure": "table", "data": data, "weights": hashes} | counts
-    _files.ready(out)
+    _files.ready(out, *(["chunks"] if store is None else []))
     where = Store(out / "chunks" if store is None else store)
     job = Job(f"table {data}", measure, plan, samples, chunk, where, device, weights.absolute())
     raw, made = _jobs.columns(_jobs.run(job, client=client, progress=progress))
