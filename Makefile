@@ -28,7 +28,7 @@ SOURCES := _config.yml _toc.yml $(wildcard benchmarks/*.md benchmarks/*.png) $(s
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book test serve notebooks launch pdf bench fuzz links setup freeze clean
+.PHONY: help book test serve notebooks launch times pdf bench fuzz links setup freeze clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -48,6 +48,9 @@ notebooks: setup ## Execute the notebooks and save their outputs (NOTEBOOKS=)
 launch: $(PAGE) ## Write launch/, the copies of the chapters that Binder and Colab open
 	rm -rf launch
 	cp -R _build/launch launch
+
+times: setup ## Measure what each chapter takes, and write book/times.md
+	$(BIN)/python tools/times.py
 
 pdf: setup ## Print the whole book to one PDF (needs Chromium)
 	rm -rf _build/one

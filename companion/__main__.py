@@ -131,7 +131,7 @@ def _arms_race(options: argparse.Namespace) -> None:
 
 
 def _add_table(commands) -> None:
-    about = "measure one of the deck's tables; given again, it goes on"
+    about = "measure one of the paper's tables; given again, it goes on"
     one = commands.add_parser("table", help=about, parents=[SHARED])
     one.add_argument("data", choices=[*TABLES])
     one.add_argument("--out", required=True, help="folder to write into")

@@ -33,8 +33,14 @@ class Damaged(RuntimeError):
     """A file is not what was written or shipped; the message says which one, and what to do."""
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, *, tidy: bool = True) -> None:
     """Write all of it or nothing.
+
+    Args:
+        path: the file; its folder is made if missing.
+        content: what it shall hold.
+        tidy: look for what killed writers of this file left behind. In a folder of many files that takes long:
+            `forget_the_killed` does it once for all.
 
     Raises:
         OSError: it could not be written; an old file is still there, whole.
@@ -42,7 +48,8 @@ def write(path: Path, content: bytes) -> None:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _forget_the_killed(path)
+        if tidy:
+            forget_the_killed(path.parent, path.name)
         with open(unfinished, "xb") as file:  # x: never a file, or a link, that is there already
             file.write(content)
             file.flush()
@@ -202,9 +209,10 @@ def _digest(fields: dict[str, Any], data: bytes | memoryview = b"") -> str:
     return found.hexdigest()
 
 
-def _forget_the_killed(path: Path) -> None:
-    """Delete what killed writers of this file left behind; a living one has touched its own within the hour."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+def forget_the_killed(folder: Path, name: str = "*") -> None:
+    """Delete what killed writers of a file, or of any, left behind; a living one touched its own within the hour."""
+    pattern = name if name == "*" else glob.escape(name)
+    for left in folder.glob(f".{pattern}.*.unfinished"):
         with suppress(OSError):
             if time.time() - left.lstat().st_mtime > HOUR:
                 left.unlink()

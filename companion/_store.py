@@ -35,6 +35,7 @@ class Store:
         local = self._local()
         if local is not None:
             _files.ready(local, folder)
+            _files.forget_the_killed(local / folder)
             return
         self._put(f"{folder}/.ready", b"")
 
@@ -67,7 +68,7 @@ class Store:
         """
         local = self._local()
         if local is not None:
-            _files.write(local / name, content)
+            _files.write(local / name, content, tidy=False)
         else:
             self._put(name, content)
 

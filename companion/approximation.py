@@ -62,7 +62,7 @@ def expected_robustness(modulus: Modulus, wasserstein: Numbers, class_probabilit
             to 1000 E there is none. Between the points of the grid, concavity is yours to promise; for other moduli
             there is `expected_in_distribution_radius`.
 
-    Source: Fawzi et al. (2018), section 3; absent from the deck.
+    Source: Fawzi et al. (2018), section 3.
     """
     wasserstein = check.tensor("wasserstein", wasserstein, minimum=0.0, finite=False)
     centre = expected_latent_radius(class_probabilities).to(torch.float64)

@@ -108,7 +108,7 @@ class Matrix(NamedTuple):
 
 
 def all_attacks() -> dict[str, Attack]:
-    """The attacks of the matrix: the four of the deck, two in two forms, and this book's minimal-norm attack."""
+    """The attacks of the matrix: four published ones, two in two forms, and this book's minimal-norm attack."""
 
     def sign(attack, **options):
         def run(classifier, x, y, bounds, eps):

@@ -29,7 +29,7 @@ class Circle:
         latent_dim: 1.
         modulus: its exact modulus of continuity, ω(t) = 2 sin(π min(t, ½)).
 
-    Source: Fawzi et al. (2018), Figure 1; the deck's slide "ASSUMPTION".
+    Source: Fawzi et al. (2018), Figure 1.
     """
 
     latent_dim = 1

@@ -1,6 +1,6 @@
 """Theorem 2: project to the data manifold first, then classify.
 
-    f̃(x) = f(g(z*)),  z* = argmin_z ‖g(z) − x‖                                             (deck equation 7)
+    f̃(x) = f(g(z*)),  z* = argmin_z ‖g(z) − x‖
 
 For any classifier f and any point x = g(z):  ½ r_in(f; x) ≤ r_unc(f̃; x) ≤ r_in(f; x). Of the projection the
 proof needs only that it lands no farther from x + r than x itself lies. That can be checked at each point

@@ -1,7 +1,7 @@
 """Very many generated images, a chunk at a time: in this process, or on a Dask cluster.
 
 `radii` measures the three radii of each image. `census` counts labels and local moduli only, which is all that
-Theorem 1 needs and some thousand times cheaper. Both cut the latents into chunks. With a `store`, a chunk that is
+Theorem 1 needs, and cheaper. Both cut the latents into chunks. With a `store`, a chunk that is
 finished is never measured again: a run that was killed goes on, another one that asks for more samples begins with what
 is there, and several may share a store.
 

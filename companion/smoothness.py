@@ -1,8 +1,8 @@
 """Smoothness of a generator: moduli of continuity, exact, estimated and local; `certificates` has certified ones.
 
-A modulus ω bounds how far images move when latents move: ‖g(z) − g(z')‖ ≤ ω(‖z − z'‖) (deck equation 1). The bounds
-of this package take a modulus and use its generalised inverse, ω⁻¹(η) = sup{t : ω(t) ≤ η}: every shorter latent step
-moves the image by at most η.
+A modulus ω bounds how far images move when latents move: ‖g(z) − g(z')‖ ≤ ω(‖z − z'‖). The bounds of this package
+take a modulus and use its generalised inverse, ω⁻¹(η) = sup{t : ω(t) ≤ η}: every shorter latent step moves the image
+by at most η.
 """
 
 from __future__ import annotations

@@ -81,8 +81,8 @@ def balanced_transferable_fraction(
 ) -> Tensor:
     """Theorem 3 as printed, for two classifiers: 1 − √(π/2) exp(−ω⁻¹(eta)²/2) − 2δ.
 
-    The deck leaves out its condition p_i + δ ≤ 1/2, without which it is false. `transferable_fraction` is sharper
-    and needs no condition. Negative values say nothing.
+    Its condition p_i + δ ≤ 1/2 is checked: without it the bound is false. `transferable_fraction` is sharper and needs
+    no condition. Negative values say nothing.
 
     Args:
         eta: any shape, at least 0, in image units.
@@ -96,7 +96,7 @@ def balanced_transferable_fraction(
     Raises:
         ValueError: also where max p_i + δ > 1/2.
 
-    Source: Fawzi et al. (2018), Theorem 3; deck, "Transferability of perturbations".
+    Source: Fawzi et al. (2018), Theorem 3.
     """
     eta = check.tensor("eta", eta, minimum=0.0, finite=False)
     delta = _disagreement(disagreement).to(eta.device)

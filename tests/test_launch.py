@@ -209,7 +209,7 @@ def chapter(tmp_path_factory):
     (folder / "conf.py").write_text(CONF, encoding="utf-8")
     (folder / "index.md").write_text("# Book\n\n```{toctree}\none\ntwo\n```\n", encoding="utf-8")
     (folder / "two.md").write_text("# Two\n", encoding="utf-8")
-    (folder / "dot.png").write_bytes((ROOT / "book/_assets/circle.png").read_bytes())
+    (folder / "dot.png").write_bytes((ROOT / "book/_assets/opening.png").read_bytes())
     text = nbformat.v4.new_markdown_cell(TEXT, id="text")
     nbformat.write(nbformat.v4.new_notebook(cells=[text]), folder / "one.ipynb")
     sys.path.insert(0, str(ROOT / "book/_ext"))

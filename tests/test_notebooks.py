@@ -126,6 +126,12 @@ def test_a_notebook_that_takes_too_much_fails(tmp_path, memory, seconds, text):
     assert "1 failed, 1 passed" in found.stdout and text in found.stdout, found.stdout
 
 
+def test_the_page_of_times_has_every_chapter():
+    text = (ROOT / "book" / "times.md").read_text(encoding="utf-8")
+    took = re.findall(r"^\| \{doc\}`(\w+)` \| \d+ \|", text, re.MULTILINE)
+    assert sorted(took) == [path.stem for path in NOTEBOOKS], "run: make times"
+
+
 @pytest.mark.parametrize(("key", "digit"), [("text", r"\d"), ("text/html", r"\d(?=</td>)")], ids=["printed", "table"])
 def test_nbval_notices_one_changed_digit(key, digit, tmp_path):
     pytest.importorskip("nbval")

@@ -518,6 +518,16 @@ def test_a_slow_store_is_waited_for(client, tmp_path):
     assert begun(tmp_path).total() == 4
 
 
+def test_what_killed_writers_left_in_a_store_is_cleared_away(tmp_path):
+    values(a_job(tmp_path, samples=2))
+    folder = next((tmp_path / "store").iterdir())
+    for name, age in (("old", 2 * _files.HOUR), ("new", 0)):
+        (folder / f".{name}.0123.unfinished").write_bytes(b"")
+        os.utime(folder / f".{name}.0123.unfinished", (time.time() - age,) * 2)
+    values(a_job(tmp_path, samples=2))
+    assert [path.name for path in folder.glob(".*")] == [".new.0123.unfinished"]
+
+
 def test_a_file_address_is_a_folder(tmp_path):
     values(a_job(tmp_path, samples=4, store=f"file://{tmp_path}/store"))
     assert stored(tmp_path) == ["00000000-2.safetensors", "00000001-2.safetensors"]
@@ -671,6 +681,14 @@ def test_numbers_of_any_kind_are_the_same_options(digits, tmp_path):
 def test_as_many_workers_as_are_wanted_begin():
     with connected(workers=3) as client:
         assert len(processes(client)) == 3
+
+
+def test_an_interrupt_while_workers_begin_is_heard():
+    main_thread = threading.main_thread().ident
+    threading.Timer(0.3, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        with connected(workers=2):
+            pytest.fail("nobody heard it")
 
 
 @pytest.mark.parametrize("workers", [0, -1])

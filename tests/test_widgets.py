@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
@@ -337,6 +338,80 @@ def test_modulus_follows_eta_over_stairs_and_flat_pieces(visit):
     assert "latents less than 0.133 apart are sure to have images" in page.get_by_role("status").inner_text()
 
 
+def test_robustness_steps_through_a_search_and_moves_the_point(visit):
+    with pytest.raises(ValueError, match="search must be one of 'r_unc', .*, got 'r'"):
+        widgets.RobustnessWidget(search="r")
+    page = visit("robustness")
+    made = widgets.RobustnessWidget()
+    assert [value(page, label) for label in ("in latent space", "along the data", "anywhere")] == [
+        f"{radius:.3f}" for radius in made.radii
+    ]
+    assert value(page, "found by the search") == "∞"
+    # The radio buttons are named by their radius.
+    page.locator("input[value=r_in]").check()
+    for step in (0, 1, 2):
+        made = widgets.RobustnessWidget(search="r_in", step=step)
+        page.wait_for_timeout(100)
+        assert value(page, "found by the search") == f"{made.found:.3f}"
+        page.get_by_label("steps of the search").press("ArrowRight")
+    picture = page.locator(".companion-widget svg[role=img]").first
+    picture.scroll_into_view_if_needed()
+    unit = 112 * picture.bounding_box()["width"] / 340
+    # From z = 0.05 over the middle arm to the top of it, where z is a half.
+    drag(page, picture.locator("[data-grip=z]"), -0.6 * unit, -0.58 * unit)
+    assert number(page, "latent point z") == pytest.approx(0.5, abs=0.03)
+    drag(page, picture.locator("circle[data-grip=shift]"), 0.2 * unit, 0)
+    assert number(page, "place of the wall") == pytest.approx(1.0, abs=0.02)
+    made = widgets.RobustnessWidget(z=number(page, "latent point z"), shift=number(page, "place of the wall"))
+    assert value(page, "anywhere") == f"{made.radii[2]:.3f}"
+
+
+def test_isoperimetry_is_painted_by_pointer_and_by_keyboard(visit):
+    for cells in ("0", "f" * 577, "g" * 576):
+        with pytest.raises(ValueError, match="cells must be 576 hexadecimal digits or '', got"):
+            widgets.IsoperimetryWidget(cells=cells)
+    with pytest.raises(ValueError, match=r"painted must have the shape \(48, 48\), got \(3, 4\)"):
+        widgets.IsoperimetryWidget().paint([[0] * 4] * 3)
+    page = visit("isoperimetry")
+    made = widgets.IsoperimetryWidget()
+    for label, found in (("painted", made.mass), ("within", made.enlarged), ("half-space", made.half_space)):
+        assert value(page, label) == f"{100 * found:.1f} %"
+    page.get_by_role("radio", name="nothing").check()
+    page.wait_for_timeout(400)
+    assert "Nothing is painted" in page.get_by_role("status").inner_text()
+
+    def painted():
+        """What the page says is painted, after a while."""
+        page.wait_for_timeout(150)
+        return float(value(page, "painted").rstrip(" %"))
+
+    picture = page.get_by_role("application")
+    picture.scroll_into_view_if_needed()
+    unit = picture.bounding_box()["width"] * 54 / 340
+    # A stroke from the middle to the right: no gaps, however far apart the events are.
+    drag(page, picture.locator("[data-grip=brush]"), 1.5 * unit, 0)
+    middle = (torch.arange(48) + 0.5) / 8 - 3
+    band = torch.hypot((middle - middle.clamp(0, 1.5)), middle[:, None]) <= 0.3
+    made.paint(band)
+    assert page.get_by_role("radio", name="your own").is_checked()
+    assert painted() == pytest.approx(100 * made.mass, abs=1.5)
+    before = painted()
+    page.get_by_role("radio", name="your own").focus()
+    page.keyboard.press("Tab")
+    for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp", "Shift+ArrowLeft"):
+        picture.press(key)
+    assert picture.evaluate("(el) => getComputedStyle(el).outlineStyle") == "solid"
+    picture.press(" ")
+    assert painted() > before
+    assert number(page, "brush, up") == pytest.approx(0.5, abs=0.03)
+    assert number(page, "brush, across") == pytest.approx(1.0, abs=0.03)
+    page.get_by_role("radio", name="erases").check()
+    picture.press("Shift+ArrowDown")
+    picture.press(" ")
+    assert painted() < before
+    assert page.get_by_role("application").get_attribute("tabindex") == "0"
+
+
 def test_certificates_shows_another_generator_to_another_classifier(visit):
     with pytest.raises(ValueError, match="reader must be one of 'cnn', .*, got 'svm'"):
         widgets.CertificatesWidget(reader="svm")
@@ -399,6 +474,121 @@ def test_latent_draws_the_digit_where_the_pointer_lets_go(visit):
     assert max(abs(a - b) for a, b in zip(found[::4], exact.tolist(), strict=True)) < 0.51
 
 
+def shown(page, name):
+    """The picture whose description begins so."""
+    return page.locator(f".companion-widget svg[aria-label^='{name}']")
+
+
+def said(page, name):
+    """The words in the picture."""
+    return " ".join(shown(page, name).locator("text").all_text_contents())
+
+
+def tap(page, picture, x, y):
+    """A tap at this share of its width and height."""
+    picture.evaluate("(e) => e.scrollIntoView({ block: 'center' })")
+    page.wait_for_timeout(100)
+    box = picture.bounding_box()
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.wait_for_timeout(100)
+
+
+def test_attack_follows_the_size_the_digit_and_the_attack(visit):
+    with pytest.raises(ValueError, match="attack must be one of 'one step', .*, got 'two steps'"):
+        widgets.AttackWidget(attack="two steps")
+    page = visit("attack")
+    tap(page, shown(page, "Ten digits"), 0.85, 0.5)
+    assert page.get_by_role("slider", name="digit").get_attribute("aria-valuetext") == "8"
+    plot = page.locator("[data-grip=eps]")
+    tap(page, plot, 0.5, 0.5)
+    assert number(page, "how far a pixel may move") == 0.25
+    for attack in ("ten steps", "smallest change"):
+        page.get_by_role("radio", name=attack).check()
+        made = widgets.AttackWidget(digit=8, attack=attack, eps=0.25)
+        first = made.first_fooled
+        page.wait_for_timeout(100)
+        assert value(page, attack) == f"{first.eps:.2f} · {first.length:.2f}"
+        share, label = made.probabilities.max(0)
+        assert f"“{int(label)}” {100 * share:.0f} % sure" in said(page, "A digit")
+    page.wait_for_timeout(400)
+    assert (
+        f"the change is {float((made.image - made.original).norm()):.2f} long"
+        in page.get_by_role("status").inner_text()
+    )
+
+
+def test_photograph_shows_what_the_network_saw_and_said(visit):
+    with pytest.raises(ValueError, match="network must be one of 'wide-resnet', .*, got 'lenet'"):
+        widgets.PhotographWidget(network="lenet")
+    page = visit("photograph")
+    tap(page, shown(page, "Six photographs"), 5.5 / 6, 0.5)
+    assert number(page, "size, in shades of 255") == 2
+    plot = page.locator("[data-grip=shades]")
+    tap(page, plot, 0.25, 0.5)
+    page.get_by_label("VGG", exact=True).check()
+    for direction in ("random", "gradient"):
+        page.get_by_role("radio", name="random" if direction == "random" else "signs of the").check()
+        page.wait_for_timeout(100)
+        made = widgets.PhotographWidget(photograph=5, network="vgg", shades=4, direction=direction)
+        label, sure = made.answer
+        assert f"“{label}” {math.floor(100 * sure + 0.5)} % sure" in said(page, "A photograph")
+        first = made.first_fooled
+        assert value(page, direction) == ("never" if first is None else f"{first}/255")
+    drawn = """(picture) => new Promise((done) => {
+        const image = new Image(), sheet = document.createElement("canvas");
+        image.onload = () => {
+            const context = sheet.getContext("2d");
+            context.drawImage(image, 0, 0);
+            done([...context.getImageData(0, 0, 32, 32).data].filter((_, k) => k % 4 < 3));
+        };
+        image.src = [...picture.querySelectorAll("image")].at(-1).getAttribute("href");
+    })"""
+    assert shown(page, "A photograph").evaluate(drawn) == made.image.permute(1, 2, 0).flatten().tolist()
+
+
+def test_matrix_is_walked_by_keys_taps_and_a_look_of_the_mouse(visit):
+    with pytest.raises(ValueError, match="victim must be one of 'undefended', .*, got 'nobody'"):
+        widgets.MatrixWidget(victim="nobody")
+    page = visit("matrix")
+    cells = page.locator(".companion-widget td button")
+    assert cells.count() == 42
+    for cell in cells.all():
+        assert min(cell.bounding_box()["width"], cell.bounding_box()["height"]) >= 24
+
+    def now(**chosen):
+        page.wait_for_timeout(100)
+        cell = widgets.MatrixWidget(**chosen).cell
+        assert value(page, "still read rightly") == f"{100 * cell.accuracy:.0f} %"
+        assert value(page, "median length") == ("∞" if cell.distance == math.inf else f"{cell.distance:.2f}")
+        assert f"“{cell.answer}”" in said(page, "An example digit")
+
+    now(victim="distilled", attack="FGSM")
+    page.get_by_label("white box, adaptive").check()
+    now(victim="distilled", attack="FGSM", threat="white box, adaptive")
+    assert value(page, "cells where most") == str(widgets.MatrixWidget(threat="white box, adaptive").standing)
+    # One stop for the keyboard; arrows go on from there, and not over the edge.
+    assert [cell.get_attribute("tabindex") for cell in cells.all()].count("0") == 1
+    page.get_by_role("button", name="distilled, FGSM").focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(50)
+    assert page.evaluate("document.querySelector('.companion-widget > div').shadowRoot.activeElement.ariaLabel") == (
+        "undefended, iterated: 2 per cent"
+    )
+    now(victim="undefended", attack="iterated", threat="white box, adaptive")
+    random = page.get_by_role("button", name="random, MI-FGSM")
+    random.click()
+    now(victim="random", attack="MI-FGSM", threat="white box, adaptive")
+    page.get_by_role("button", name="quantised, JSMA:").hover()
+    now(victim="quantised", attack="JSMA", threat="white box, adaptive")
+    page.mouse.move(1, 1)
+    now(victim="random", attack="MI-FGSM", threat="white box, adaptive")
+    assert random.get_attribute("aria-pressed") == "true"
+    page.wait_for_timeout(400)
+    best = widgets.MatrixWidget(threat="white box, adaptive").strongest[-1]
+    assert f"leaves {100 * best:.0f} %" in page.get_by_role("status").inner_text()
+
+
 @EVERY
 def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     page = visit(widget._module)
@@ -436,6 +626,65 @@ def test_every_widget_can_be_used_by_finger_and_by_keyboard(visit, widget):
     assert "undefined" not in page.locator(".companion-widget").inner_text()
 
 
+def inwards(grip):
+    """From the middle of a handle to a point nearer the middle of its picture, in pixels of the window: x, y, x, y.
+
+    In a plot the finger goes across, because up and down belongs to the page there.
+    """
+    handle, picture = (found.bounding_box() for found in (grip, grip.locator("xpath=ancestor::*[@role='img']")))
+    (x, y), (to_x, to_y) = ((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in (handle, picture))
+    across, down = to_x - x, to_y - y
+    if grip.evaluate("(e) => e.localName") == "rect":
+        across, down = 1 if across > 0 else -1, 0
+    length = math.hypot(across, down) or 1
+    across, down = across / length, down / length
+    return x, y, x + 40 * across + 12 * down, y + 40 * down - 12 * across
+
+
+@EVERY
+def test_a_finger_moves_what_can_be_dragged_and_not_the_page(browser, site, widget):
+    context = browser.new_context(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    glass = context.new_cdp_session(page)
+    page.goto((site / f"{widget._module}.html").as_uri())
+    page.wait_for_function("'ready' in document.querySelector('.companion-widget').dataset")
+    says = """() => [...document.querySelector(".companion-widget > div").shadowRoot.querySelectorAll("input, dd")]
+        .map((e) => e.value ?? e.textContent).join()"""
+
+    def touch(kind, *points):
+        glass.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
+
+    def seen():
+        """What the widget says, and how far the page is scrolled."""
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return page.evaluate(says), page.evaluate("scrollY")
+
+    def swipe(x, y, to_x, to_y):
+        """Both, once the finger is down and after its way."""
+        touch("touchStart", (x, y))
+        down = seen()
+        for k in range(1, 5):
+            touch("touchMove", (x + k / 4 * (to_x - x), y + k / 4 * (to_y - y)))
+        touch("touchEnd")
+        return down, seen()
+
+    for picture in page.locator(".companion-widget svg[role=img]").all():
+        grips = picture.locator(":is(circle, rect)[data-grip]")
+        for name in list(dict.fromkeys(grips.evaluate_all("(all) => all.map((e) => e.dataset.grip)")))[:4]:
+            grip = picture.locator(f":is(circle, rect)[data-grip='{name}']").first
+            grip.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
+            (before, place), (after, same) = swipe(*inwards(grip))
+            assert before != after and place == same, name
+
+    # The same finger on the sentence moves the page.
+    sentence = page.get_by_role("status").first
+    sentence.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    box = sentence.bounding_box()
+    (_, place), (_, other) = swipe(box["x"] + 40, box["y"] + 10, box["x"] + 40, box["y"] + 90)
+    assert other < place
+    context.close()
+
+
 # The part of anywidget's model that the modules use, and a change that comes from Python.
 _LIVE = """async ([code, values, changed]) => {
     const listeners = {};
@@ -453,7 +702,6 @@ _LIVE = """async ([code, values, changed]) => {
     const status = el.firstChild.shadowRoot.querySelector("[role=status]");
     const before = status.textContent;
     for (const [name, value] of Object.entries(changed)) model.set(name, value);
-    // A busy machine may take its time.
     for (let k = 0; k < 100 && status.textContent === before; k++) await new Promise((done) => setTimeout(done, 100));
     stop();
     const left = Object.values(listeners).reduce((sum, set) => sum + set.size, 0);

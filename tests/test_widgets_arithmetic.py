@@ -16,8 +16,24 @@ from scipy import special
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install 'adversarial-vulnerability[book]'")
 
-from companion import approximation, circle, figures, models, smoothness, tightness, vulnerability, widgets
+from companion import (
+    approximation,
+    arms_race,
+    circle,
+    figures,
+    models,
+    robustness,
+    smoothness,
+    tightness,
+    vulnerability,
+    widgets,
+)
+from companion.attacks import deepfool, fgsm
 from companion.smoothness import Lipschitz
+from companion.widgets import isoperimetry
+
+TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "widget_data.py"))
+DATA = {name: widgets.data(name) for name in TOOL["MAKERS"]}
 
 
 def node() -> str:
@@ -297,6 +313,252 @@ def test_modulus_agrees_with_the_package(evaluate):
             assert float(low) - 1e-12 <= height <= float(high) + 1e-12
 
 
+def test_attack_agrees_with_the_package(evaluate):
+    network = widgets.AttackWidget().network
+    # On images of all kinds, also where pixels meet the box.
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    x[20:] = (2 * x[20:] - 0.5).clamp(0, 1)
+    y = network(x).argmax(1)
+    rows = [[image.flatten().tolist(), int(label)] for image, label in zip(x, y, strict=True)]
+    call = (
+        "(() => { const { layers } = m.stored(%s), [x, y] = [Float64Array.from(v[0]), v[1]]; return ["
+        "m.logits(layers, x), m.probabilities(layers, x), m.lossGradient(layers, x, y), m.climb(layers, x, y, 0.07, 1),"
+        " m.climb(layers, x, y, 0.2, 10), m.deepfool(layers, x, y)].map((values) => [...values]); })()"
+    )
+    found = evaluate("attack_math", call % json.dumps(DATA["attack"]), rows)
+    point = x.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(network(point), y, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, point)
+    box = {"bounds": (0, 1)}
+    expected = [
+        network(x),
+        network(x).softmax(1),
+        gradient,
+        fgsm(network, x, y, eps=0.07, keep_failed=True, **box),
+        fgsm(network, x, y, eps=0.2, steps=10, keep_failed=True, **box),
+        deepfool(network, x, y, **box),
+    ]
+    for k, values in enumerate(expected):
+        np.testing.assert_allclose([row[k] for row in found], values.flatten(1), rtol=0, atol=1e-9)
+    moved = torch.tensor([row[5] for row in found], dtype=torch.float64).reshape(x.shape)
+    assert (network(moved).argmax(1) != y).all()
+
+
+def test_the_attacked_digits_are_those_of_the_package(evaluate):
+    for digit, attack in itertools.product(range(10), ("one step", "ten steps", "smallest change")):
+        made = [widgets.AttackWidget(digit=digit, attack=attack, eps=eps) for eps in (0, 0.01, 0.13, 0.5)]
+        assert int(made[0].probabilities.argmax()) == digit
+        call = (
+            f"(() => {{ const {{ layers, digits }} = m.stored({json.dumps(DATA['attack'])}), x = digits[{digit}];"
+            f" const image = m.attackOn(layers, x, {digit}, '{attack}')(v); return [[...x], [...image],"
+            f" [...m.probabilities(layers, image)], m.course(layers, x, {digit}, '{attack}')]; }})()"
+        )
+        for widget, found in zip(made, evaluate("attack_math", call, [one.eps for one in made]), strict=True):
+            np.testing.assert_array_equal(found[0], widget.original.flatten())
+            np.testing.assert_allclose(found[1], widget.image.flatten(), rtol=0, atol=1e-9)
+            np.testing.assert_allclose(found[2], widget.probabilities, rtol=0, atol=1e-9)
+            course = found[3]
+            assert course["right"][round(100 * widget.eps)] == pytest.approx(
+                float(widget.probabilities[digit]), abs=1e-9
+            )
+        if digit in (3, 8):  # half a hundred attacks each
+            assert (course["first"]["eps"], course["first"]["length"]) == pytest.approx(made[0].first_fooled, abs=1e-9)
+
+
+def test_the_page_has_the_very_weights(evaluate):
+    call = f"m.stored({json.dumps(DATA['attack'])}).layers.map((l) => [[...l.weight], [...l.bias]])"
+    (layers,) = evaluate("attack_math", call, [0])
+    stored = list(models.load("digits/mlp").double().parameters())
+    for values, expected in zip(itertools.chain(*layers), stored, strict=True):
+        np.testing.assert_array_equal(values, expected.flatten())
+
+
+def test_photographs_are_moved_to_the_last_bit_and_answered_as_stored(evaluate):
+    given = DATA["photograph"]
+    rows = [
+        {"photograph": photograph, "network": network, "direction": direction, "shades": shades}
+        for photograph, network, direction, shades in itertools.product(
+            range(6), ("wide-resnet", "vgg", "wide-resnet-adversarial"), ("gradient", "random"), (0, 1, 5, 16)
+        )
+    ]
+    call = (
+        f"(() => {{ const given = {json.dumps(given)};"
+        " const pattern = given.networks[v.network][v.direction].signs[v.photograph];"
+        " return [[...m.moved(given.photographs[v.photograph], pattern, v.shades)], m.answer(given, v)]; })()"
+    )
+    networks = {name: models.load(f"cifar10/{name}") for name in given["networks"]}
+    for row, (colours, answer) in zip(rows, evaluate("photograph_math", call, rows), strict=True):
+        widget = widgets.PhotographWidget(**row)
+        np.testing.assert_array_equal(colours, widget.image.flatten())
+        assert (answer["label"], answer["sure"]) == widget.answer
+        assert answer["first"] == widget.first_fooled
+        shares = networks[row["network"]](widget.image[None] / 255)[0].softmax(0)
+        assert answer["sure"] == pytest.approx(float(shares.max()), abs=1e-3)
+        assert given["classes"].index(answer["label"]) == int(shares.argmax())
+        right = given["labels"][row["photograph"]]
+        assert answer["right"][row["shades"]] == pytest.approx(float(shares[right]), abs=1e-3)
+        assert answer["fooled"] == (int(shares.argmax()) != right)
+
+
+def test_the_signs_of_photographs_are_those_of_the_gradient():
+    for name in DATA["photograph"]["networks"]:
+        shown = [widgets.PhotographWidget(photograph=k, network=name) for k in range(6)]
+        images = torch.stack([one.original for one in shown]).double() / 255
+        signs = torch.stack([one.signs for one in shown])
+        network, labels = models.load(f"cifar10/{name}").double(), DATA["photograph"]["labels"]
+        made = fgsm(network, images, labels, eps=0.1, keep_failed=True)
+        # Where a derivative is nearly 0, another processor may round it to the other side.
+        assert ((made - images).sign() == signs).double().mean() > 0.999
+
+
+def test_matrix_agrees_with_the_package(evaluate):
+    given = DATA["matrix"]
+    race, victims, surrogate = arms_race.load("digits"), *arms_race.shipped_victims()
+    places = list(itertools.product(range(3), range(6), range(4), range(7)))
+    call = (
+        f"(() => {{ const given = {json.dumps(given)}, [digit, ...place] = v; return [m.example(given, digit, place),"
+        " m.strongest(given, place[0], place[1]), m.standing(given, place[1])]; })()"
+    )
+    # What the page shows of the example was made by these attacks: tried for the cheapest.
+    sized = arms_race.all_attacks()["FGSM"]
+    ways = {
+        v: (victim.naive, victim.adaptive, surrogate, victim.substitute) for v, victim in enumerate(victims.values())
+    }
+    for (digit, v, t, a), (example, best, standing) in zip(places, evaluate("matrix_math", call, places), strict=True):
+        names = {"victim": race.victims[v], "threat": race.threats[t], "attack": race.attacks[a]}
+        widget = widgets.MatrixWidget(digit=digit, **names)
+        cell = widget.cell
+        assert (example["label"], example["answer"]) == (cell.label, cell.answer)
+        assert example["fooled"] == (cell.label != cell.answer)
+        assert (given["accuracy"][v][t][a], given["distance"][v][t][a] or math.inf) == (cell.accuracy, cell.distance)
+        assert best["share"] == float(widget.strongest[v]) and standing == widget.standing
+        assert race.accuracy[v, t, best["attack"]] == best["share"]
+        if names["attack"] == "FGSM" and names["victim"] != "random":
+            made = sized.run(
+                ways[v][t], cell.original[None].float(), torch.tensor([cell.label]), (0.0, 1.0), arms_race.EPS
+            )
+            assert (made - cell.image).abs().max() <= 0.5 / 48 + 1e-6
+            assert int(victims[names["victim"]].answer(made).argmax()) == cell.answer
+
+
+def test_robustness_agrees_with_python_and_the_searches_do_step_by_step(evaluate):
+    rng = np.random.default_rng(7)
+    rows = rng.uniform([-2, 0, 0.5], [2, 0.3, 1.1], (60, 3)).round(3).tolist()
+    rows += [[0.05, 0.2, 0.8], [2, 0.2, 0.7], [-2, 0.3, 0.5], [2, 0, 1.1], [0, 0, 0.6]]
+    kinds = ("r_unc", "r_in", "r_Z")
+    call = (
+        "(() => { const wall = { wave: v[1], shift: v[2] }, r = m.radii(v[0], wall);"
+        " return [[r.latent.radius, r.inDistribution.radius, r.unconstrained.radius, r.label],"
+        f" {list(kinds)}.map((kind) => m.search(kind, v[0], wall, 8).map((s) => [s.p ?? s.at, s.radius]))]; }})()"
+    )
+    for (z, wave, shift), (radii, searches) in zip(rows, evaluate("robustness_math", call, rows), strict=True):
+        widget = widgets.RobustnessWidget(z=z, wave=wave, shift=shift, step=8)
+        assert radii[:3] == pytest.approx(widget.radii, abs=1e-12)
+        point = widget.generator(torch.tensor([[z]], dtype=torch.float64))
+        assert radii[3] == widget.classifier(point).argmax().item()
+        for kind, steps in zip(kinds, searches, strict=True):
+            widget.search = kind
+            for (at, radius), expected in zip(steps, widget.path, strict=True):
+                assert np.atleast_1d(at) == pytest.approx(expected.at, abs=1e-7)
+                # Infinity is null in JSON.
+                assert (math.inf if radius is None else radius) == pytest.approx(expected.radius, abs=1e-7)
+            # A search never finds what is not there.
+            assert widget.found >= widget.radii[("r_Z", "r_in", "r_unc").index(kind)] - 1e-9
+
+
+def test_the_radii_of_the_spiral_are_those_that_the_package_finds():
+    """Attacks come from above: near the exact radii, never below them, and hardly ever far."""
+    widget = widgets.RobustnessWidget()
+    z = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None]
+    found = robustness.radii(widget.generator, widget.classifier, z, steps=60)
+    exact = []
+    for latent in z[:, 0].tolist():
+        widget.z = latent
+        exact.append(widget.radii)
+    excess = torch.stack(found[:3], dim=1) / torch.tensor(exact, dtype=torch.float64) - 1
+    assert excess.min() > -1e-9
+    assert (excess < 1e-3).double().mean(0).min() > 0.9
+    # The classifier's wall is the wavy one of the chapter, where it stands at 1.
+    wall = widgets.RobustnessWidget(shift=1.0).classifier(torch.tensor([[1.0, 0.3]], dtype=torch.float64))
+    assert wall[0, 1] == pytest.approx(-0.2 * math.cos(2.5) - 0.25 * 0.3)
+
+
+def blobs(rng, count):
+    """(48, 48) squares under so many random discs."""
+    middle = (np.arange(48) + 0.5) / 8 - 3
+    painted = np.zeros((48, 48), dtype=bool)
+    for _ in range(count):
+        (x, y), radius = rng.normal(0, 1.2, 2), rng.uniform(0.1, 0.9)
+        painted |= np.hypot(middle - x, middle[:, None] - y) < radius
+    return painted
+
+
+def test_isoperimetry_agrees_with_python_and_no_set_grows_less_than_the_half_space(evaluate):
+    rng, widget, rows = np.random.default_rng(3), widgets.IsoperimetryWidget(), []
+    for shape in ("half-space", "disc", "stripes", "checkerboard", "nothing"):
+        rows += [[shape, "", t] for t in (0.0, 0.01, 0.125, 0.5, 1.37, 2.0)]
+    for painted in [blobs(rng, count) for count in (1, 3, 8)] + [rng.random((48, 48)) < 0.03, np.ones((48, 48))]:
+        widget.paint(painted)
+        assert (widget.painted.numpy() == (painted > 0)).all()
+        rows += [["own", widget.cells, t] for t in rng.uniform(0, 2, 3).round(3).tolist()]
+    # Half-spaces with a dent or a spot: next to nothing is gained.
+    for row, column in ((24, 19), (30, 18), (2, 40)):
+        painted = widgets.IsoperimetryWidget(shape="half-space").painted.clone()
+        painted[row, column] = ~painted[row, column]
+        widget.paint(painted)
+        rows += [["own", widget.cells, t] for t in (0.01, 0.3, 1.0)]
+    call = (
+        "(() => { const painted = m.squares(v[0], v[1]), set = m.columns(painted), p = m.mass(set);"
+        " return [m.packed(painted), p, m.enlarged(set, v[2]), m.halfSpace(p, v[2])]; })()"
+    )
+    for (shape, cells, t), (packed, mass, enlarged, half) in zip(
+        rows, evaluate("isoperimetry_math", call, rows), strict=True
+    ):
+        made = widgets.IsoperimetryWidget(shape=shape, cells=cells, t=t)
+        widget.paint(made.painted)
+        assert packed == widget.cells
+        assert [mass, half] == pytest.approx([made.mass, made.half_space], abs=1e-12)
+        assert enlarged == pytest.approx(made.enlarged, abs=1e-6)
+        assert enlarged >= half - 1e-12 and enlarged >= mass - 1e-12
+
+
+def test_the_mass_of_an_enlarged_set_is_that_of_a_fine_grid():
+    """By quite another way: the distance of every point of a grid to the nearest square."""
+    from scipy.spatial import cKDTree
+
+    step = 1 / 64
+    line = np.arange(-5, 5, step) + step / 2
+    weight = np.diff(special.ndtr(np.arange(-5, 5 + step / 2, step)))
+    points = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+    for painted, t in ((blobs(np.random.default_rng(8), 5), 0.4), (np.eye(48, dtype=bool), 1.1)):
+        widget = widgets.IsoperimetryWidget(t=t)
+        widget.paint(painted)
+        row, column = np.nonzero(painted)
+        tree = cKDTree(np.stack([column, row], axis=1) / 8 - 3 + 1 / 16)
+        # The nearest square is among the nine with the nearest middles.
+        middle = tree.data[tree.query(points, k=9)[1]]
+        away = np.linalg.norm(np.maximum(0, np.abs(points[:, None] - middle) - 1 / 16), axis=2).min(1)
+        # A cell that the border crosses counts in part.
+        part = np.clip((t - away) / step + 0.5, 0, 1) * (away < t + step)
+        counted = weight @ part.reshape(len(line), -1) @ weight
+        assert widget.enlarged == pytest.approx(float(counted), abs=2e-4)
+
+
+def test_the_error_of_an_enlarged_mass_is_below_what_the_page_says():
+    rng, widget = np.random.default_rng(9), widgets.IsoperimetryWidget()
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    for count in (1, 2, 5, 12):
+        widget.paint(blobs(rng, count))
+        widget.t = float(rng.uniform(0.1, 0.8))
+        edges = np.concatenate([np.arange(-49, 50) / 8 + shift for shift in (0, widget.t, -widget.t)])
+        edges = np.unique(edges.clip(-3 - widget.t, 3 + widget.t).round(12))
+        x = (edges[:-1, None] + np.diff(edges)[:, None] * (np.sin(np.pi * nodes / 2) + 1) / 2).ravel()
+        weight = np.diff(edges)[:, None] * weights * np.pi * np.cos(np.pi * nodes / 2) / 4
+        weight = weight.ravel() * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+        fine = weight @ [isoperimetry._slice(widget.painted.numpy(), widget.t, one) for one in x.tolist()]
+        assert widget.enlarged == pytest.approx(float(fine), abs=1e-4)
+
+
 def test_numbers_read_as_a_person_writes_them(evaluate):
     shown = {0.0157979: "0.0158", 12.5: "12.5", 1.2e-7: "1.2·10⁻⁷", -0.5: "−0.5", 100: "100", 0: "0"}
     assert evaluate("view", "m.show(v)", list(shown)) == list(shown.values())
@@ -315,14 +577,12 @@ def test_the_colours_are_those_of_the_figures(evaluate):
 
 # --- What comes with a page: made by tools/widget_data.py ---
 
-DATA = {name: widgets.data(name) for name in ("certificates", "latent", "walk")}
-TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "widget_data.py"))
-
 
 @pytest.mark.parametrize("name", DATA)
 def test_the_data_of_a_widget_are_of_the_shipped_networks(name):
-    """Networks that were trained anew need new data: python tools/widget_data.py"""
-    assert DATA[name]["made_of"] == {network: models.card(network)["sha256"] for network in DATA[name]["made_of"]}
+    for network, digest in DATA[name]["made_of"].items():
+        command = f"python tools/widget_data.py {name}"
+        assert models.card(network)["sha256"] == digest, f"{network} was trained anew; run: {command}"
 
 
 def test_the_stored_digits_and_bounds_are_those_of_the_package():

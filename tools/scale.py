@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -40,12 +39,6 @@ ROWS = [
     ("radii", 5_000, 1, 100),
     ("nothing", 5_000, 2, 1),
 ]
-WHAT = {
-    "labels": "labels (`census`)",
-    "moduli": "labels and local moduli at one radius (`census`)",
-    "radii": "three radii, 8 gradients, 2 metrics (`radii`)",
-    "nothing": "chunks in which nothing is done",
-}
 MEBIBYTE = 2**20
 
 
@@ -77,8 +70,9 @@ def nothing(job: Job, index: int) -> dict[str, torch.Tensor]:
 
 
 def peak() -> float:
-    """The largest memory of the process so far, in mebibytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The largest memory of the process so far, in mebibytes. (Where resource.getrusage would count its parent's.)"""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
 def tasks(dask_scheduler) -> int:
@@ -99,14 +93,17 @@ def measured(what: str, samples: int, workers: int, chunk: int) -> dict:
     with tempfile.TemporaryDirectory() as store, cluster(workers) as client:
         client.run(models.load, "digits/generator")  # what every worker imports first is not timed
         job, known = a_job(what, samples, chunk, store), 0
-        began = time.monotonic()
+        began, used = time.monotonic(), (client.run_on_scheduler(time.process_time), time.process_time())
         for count, _ in enumerate(_jobs.run(job, client=client, progress=True)):
             if count % 20 == 0:
                 known = max(known, client.run_on_scheduler(tasks))
         seconds = time.monotonic() - began
+        spent = client.run_on_scheduler(time.process_time) - used[0], time.process_time() - used[1]
         files = [path for path in Path(store).rglob("*") if path.is_file()]
         return {
             "seconds": seconds,
+            "scheduler seconds": spent[0],
+            "client seconds": spent[1],
             "worker MiB": max(client.run(peak).values()),
             "scheduler MiB": client.run_on_scheduler(peak),
             "tasks at a time": known,
@@ -119,43 +116,44 @@ def measured(what: str, samples: int, workers: int, chunk: int) -> dict:
 def page(found: dict) -> str:
     """The tables in Markdown."""
     lines = [
-        "| what | rows | chunk | workers | seconds | rows a second | a worker, at most | the scheduler, at most "
-        "| tasks at a time | in the store |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| what | rows | chunk | workers | seconds | rows a second | worker | scheduler | tasks | store | files |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for what, samples, workers, chunk in ROWS:
         row = found["rows"].get(f"{what} {samples} {workers} {chunk}")
         if row:
             lines.append(
-                f"| {WHAT[what]} | {samples:,} | {chunk:,} | {workers} | {row['seconds']:.1f} | "
+                f"| {what} | {samples:,} | {chunk:,} | {workers} | {row['seconds']:.1f} | "
                 f"{samples / row['seconds']:,.0f} | {row['worker MiB']:.0f} MiB | {row['scheduler MiB']:.0f} MiB | "
-                f"{row['tasks at a time']} | {size(row['bytes'])} in {row['files']:,} files |"
+                f"{row['tasks at a time']} | {size(row['bytes'])} | {row['files']:,} |"
             )
-    lines += ["", f"Measured on {found['machine']}; one thread a worker.", "", *paper(found["rows"])]
+    lines += ["", f"Measured on {found['machine']}.", "", *paper(found["rows"])]
     return "\n".join([*lines, ""])
 
 
 def paper(rows: dict) -> list[str]:
     """10⁹ latents on 10³ workers, each of which is so many times as fast as one of those measured."""
-    rate = 5_000 / rows["nothing 5000 2 1"]["seconds"]
+    row = rows["nothing 5000 2 1"]
+    scheduler, client = (row[f"{which} seconds"] / 5_000 for which in ("scheduler", "client"))
     lines = [
-        f"With nothing to do in them, one scheduler got {rate:,.0f} chunks a second out, back and into the store. From "
-        "this and from the largest rows above follows, for 10⁹ latents on 1,000 workers:",
+        f"A chunk costs the scheduler {1000 * scheduler:.1f} ms of its processor, the client {1000 * client:.1f} ms. "
+        "They hand out no more than one in the longer of these times. From this and the largest rows above follows, "
+        "for 10⁹ latents on 1,000 workers that are as fast as those here, or a hundred times:",
         "",
-        "| what | a worker is | chunk | chunks | computing | handing out | in the store | to the client |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| what | speed | chunk | chunks | computing | handing out | store, about |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for what, samples, chunk in (("labels", 10**7, 10**5), ("moduli", 10**5, 2_000), ("radii", 20_000, 100)):
         row = rows[f"{what} {samples} 2 {chunk}"]
         each, a_file = 2 * row["seconds"] / samples, row["bytes"] / row["files"]
         for speed, larger in ((1, 1), (100, 1), (100, 100)):
             chunks = 1e9 / (chunk * larger)
-            grows = larger if what == "radii" else 1
-            total = chunks * a_file * grows
+            # The files of `radii` grow with their rows, those of counts hardly.
+            stored = chunks * a_file * (larger if what == "radii" else 1)
+            computing, handing_out = 1e9 * each / speed / 1000, chunks * max(scheduler, client)
             lines.append(
-                f"| {WHAT[what]} | {'as here' if speed == 1 else f'{speed} times as fast'} | {chunk * larger:,} | "
-                f"{chunks:,.0f} | {duration(1e9 * each / speed / 1000)} | {duration(chunks / rate)} | {size(total)} | "
-                f"{size(total)} |"
+                f"| {what} | {speed}× | {chunk * larger:,} | {chunks:,.0f} | {duration(computing)} | "
+                f"{duration(handing_out)} | {size(stored)} |"
             )
     return lines
 
@@ -180,9 +178,8 @@ def main() -> None:
     options = parser.parse_args()
     path = HERE / "scale.json"
     found: dict = {"rows": {}} if options.fresh or not path.exists() else json.loads(path.read_text())
-    found["machine"] = (
-        f"{os.cpu_count()} processors ({platform.machine()}), torch {torch.__version__}, one thread a worker"
-    )
+    machine = f"{os.cpu_count()} processors, {platform.machine()}"
+    found["machine"] = f"{machine}, one thread a worker, with torch {torch.__version__}"
     for row in tqdm(ROWS, "rows"):
         key = " ".join(map(str, row))
         if key not in found["rows"]:

@@ -1,8 +1,8 @@
-"""Make what three widgets show and do not calculate, from the shipped networks: python tools/widget_data.py
+"""Make what six widgets show and do not calculate, from the shipped networks: python tools/widget_data.py
 
 Writes `companion/widgets/NAME_data.json` for all of them, or for some: python tools/widget_data.py certificates. Each
 file says in `made_of` which weights it was made of; where they change, a test asks for this command. The walks take
-some minutes, the others seconds.
+some minutes, the photographs and the matrix one, the others seconds. Afterwards execute the chapters that show them.
 """
 
 import json
@@ -12,12 +12,14 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion import _files, models, robustness
+from companion import _files, arms_race, models, robustness
+from companion.attacks import fgsm
 from companion.certificates import certified_lipschitz, load_multipliers
-from companion.data import CIFAR10_CLASSES
+from companion.data import CIFAR10_CLASSES, held_out_digits
 from companion.experiments import stored
 from companion.experiments.report import COUNTED
 from companion.smoothness import lipschitz_at, local_modulus
@@ -29,16 +31,33 @@ SHOWN = 12  # digits of each generator
 WALKED = ("wide-resnet", "wide-resnet-adversarial")
 WALKS, FAR, KEY, FINE = 4, 1.5, 0.25, 0.01  # images; how far each walk goes; steps between frames and between labels
 STARTS = 8  # latents from which a reader may set out
+GREYS = {"attack": 16, "matrix": 48}  # real scans have 16, and a multiple of that leaves them as they are
+NETWORKS = {"vgg": "VGG", "wide-resnet": "Wide ResNet", "wide-resnet-adversarial": "trained on attacks"}
+SHADES, SURE = 16, 0.6  # the largest change of a colour, of 255; how sure the networks are of a photograph at least
 
 
-def bytes_of(values: Tensor) -> str:
-    """Base64 of integers from -128 to 255, a byte each."""
-    return b64encode((values.to(torch.int64) % 256).to(torch.uint8).numpy().tobytes()).decode()
+def packed(values: Tensor) -> str:
+    """Base64 of half-precision floats, of booleans as bits, or of integers from -128 to 255, a byte each."""
+    if values.dtype is torch.bool:
+        values = torch.from_numpy(np.packbits(values.numpy()))
+    elif values.dtype is not torch.half:
+        values = (values.to(torch.int64) % 256).to(torch.uint8)
+    return b64encode(values.numpy().tobytes()).decode()
 
 
-def grey(images: Tensor) -> Tensor:
-    """Images in [0, 1] as levels from 0 to 255."""
-    return (255 * images).round().clamp(0, 255)
+def grey(images: Tensor, most: int = 255) -> Tensor:
+    """Images in [0, 1] as levels from 0 to `most`."""
+    return (most * images).round().clamp(0, most)
+
+
+def first_of_each(allowed: Tensor, labels: Tensor, count: int) -> list[int]:
+    """The first allowed row of each of `count` classes, in the order in which they come."""
+    first: dict[int, int] = {}
+    for k in allowed.nonzero()[:, 0].tolist():
+        first.setdefault(int(labels[k]), k)
+    if len(first) < count:
+        raise SystemExit(f"there are pictures of {len(first)} classes only, and {count} are needed")
+    return list(first.values())[:count]
 
 
 def rounded(values: Tensor, digits: int) -> Any:
@@ -77,7 +96,7 @@ def certificates() -> dict[str, Any]:
         "made_of": made_of(*(f"digits/{name}" for name in (*kinds, *READERS))),
         "names": [*(f"L = {constant:g}" for constant in LIPSCHITZ.values()), "free"],
         "constants": [float(proof.constant) for proof in proofs],
-        "images": bytes_of(grey(torch.stack(images))),
+        "images": packed(grey(torch.stack(images))),
         "readers": readers,
     }
 
@@ -103,7 +122,7 @@ def walk() -> dict[str, Any]:
                 {
                     "end": end.tolist(),
                     "radii": rounded(torch.stack(radii), 6),
-                    "frames": bytes_of(frames[1:]),
+                    "frames": packed(frames[1:]),
                     "labels": "".join(str(label) for label in chances.argmax(1).tolist()),
                     "chances": (1e4 * chances).round().int().tolist(),
                     "moved": rounded((images - images[0]).flatten(1).norm(dim=1), 5),
@@ -117,7 +136,7 @@ def walk() -> dict[str, Any]:
         "fine": FINE,
         "error": round(error, 2),
         "starts": z.tolist(),
-        "first": bytes_of(grey(generator(z))),
+        "first": packed(grey(generator(z))),
         "walks": walks,
     }
 
@@ -147,7 +166,7 @@ def latent() -> dict[str, Any]:
             values = (layer.weight / scale[:, None]).round().clamp(-127, 127)
             bias = torch.tensor(rounded(layer.bias, 6), dtype=torch.float64)
             layer.weight.data, layer.bias.data = values * scale[:, None], bias
-            layers.append({"values": bytes_of(values), "scale": scale.tolist(), "bias": bias.tolist()})
+            layers.append({"values": packed(values), "scale": scale.tolist(), "bias": bias.tolist()})
     starts = torch.tensor(rounded(gaussian(STARTS, 16), 2), dtype=torch.float64)
     t = torch.cat([torch.arange(1, 11) * 0.1, torch.arange(5, 17) * 0.25]).double()
     return {
@@ -162,7 +181,103 @@ def latent() -> dict[str, Any]:
     }
 
 
-MAKERS: dict[str, Callable[[], dict[str, Any]]] = {"certificates": certificates, "walk": walk, "latent": latent}
+def attack() -> dict[str, Any]:
+    """The shipped weights of `digits/mlp`, and of each label the first generated digit that three networks agree on."""
+    generator, readers = models.load("digits/generator"), ("cnn", "mlp", "surrogate")
+    images = grey(generator(torch.randn(1000, 16, generator=torch.Generator().manual_seed(1))), GREYS["attack"])
+    votes = torch.stack([models.load(f"digits/{kind}")(images / GREYS["attack"]).argmax(1) for kind in readers])
+    agreed = (votes == votes[0]).all(0)
+    linear = [layer for layer in models.load("digits/mlp") if isinstance(layer, nn.Linear)]
+    return {
+        "made_of": made_of("digits/generator", *(f"digits/{kind}" for kind in readers)),
+        "layers": [{"weight": packed(layer.weight.half()), "bias": packed(layer.bias.half())} for layer in linear],
+        "greys": GREYS["attack"],
+        "digits": [packed(images[agreed & (votes[0] == label)][0]) for label in range(10)],
+    }
+
+
+def matrix() -> dict[str, Any]:
+    """The measured matrix; three scans that all victims read rightly, after each of its attacks, with the answers."""
+    race, victims, surrogate = arms_race.load("digits"), *arms_race.shipped_victims("digits")
+    kinds = ("cnn", "surrogate", "distilled", "fgsm-trained", "ensemble-trained")
+    kinds += tuple(f"substitute-{name.lower()}" for name in victims)
+    x, y = (part[:100] for part in held_out_digits())
+    chosen = first_of_each(torch.stack([one.answer(x).argmax(1) == y for one in victims.values()]).all(0), y, 3)
+    x, y = x[chosen], y[chosen]
+    shape = len(x), *race.accuracy.shape
+    images, answers = torch.zeros(*shape, *x.shape[1:]), torch.zeros(shape, dtype=torch.long)
+    for a, one in enumerate(arms_race.all_attacks().values()):
+        size = (arms_race.EPS,) if one.sized else ()
+        for v, victim in enumerate(victims.values()):
+            for t, source in enumerate((victim.naive, victim.adaptive, surrogate, victim.substitute)):
+                images[:, v, t, a] = one.run(source, x, y, (0.0, 1.0), *size)
+                answers[:, v, t, a] = victim.answer(images[:, v, t, a]).argmax(1)
+    levels = grey(images, GREYS["matrix"])
+    return {
+        "made_of": made_of(*(f"digits/{kind}" for kind in kinds)),
+        "victims": race.victims,
+        "threats": race.threats,
+        "attacks": race.attacks,
+        "accuracy": race.accuracy.tolist(),
+        "distance": [[[v if v < torch.inf else None for v in row] for row in part] for part in race.distance.tolist()],
+        "labels": y.tolist(),
+        "answers": answers.tolist(),
+        "greys": GREYS["matrix"],
+        "digits": [packed(image) for image in grey(x, GREYS["matrix"])],
+        "attacked": [[[[packed(i) for i in row] for row in part] for part in victim] for victim in levels],
+    }
+
+
+def photograph() -> dict[str, Any]:
+    """Six photographs, moved along signs, as three networks see them at every size.
+
+    Of 300 generated ones, rounded to whole colours: the first of each class of which all three networks are SURE.
+    """
+    generator = models.load("cifar10/generator")
+    # In double precision, in which the gradient of a network that is very sure does not vanish.
+    networks = {name: models.load(f"cifar10/{name}").double() for name in NETWORKS}
+    draws = torch.Generator().manual_seed(0)
+    x = grey(generator(torch.randn(300, 100, generator=draws))).double()
+    sure, votes = torch.stack([network(x / 255).softmax(1) for network in networks.values()]).max(2)
+    chosen = first_of_each((votes == votes[0]).all(0) & (sure.amin(0) >= SURE), votes[0], 6)
+    x, y = x[chosen], votes[0, chosen]
+    rows: dict[str, Any] = {}
+    coin = torch.rand(x.shape, generator=draws) < 0.5
+    for name, network in networks.items():
+        # One step of any size has the same signs. Where there is no gradient at all there is nothing to show.
+        step = fgsm(network, x / 255, y, eps=1.0, keep_failed=True) - x / 255
+        if (step == 0).any():
+            raise SystemExit(f"{name}: a derivative is exactly 0; signs alone cannot say this")
+        rows[name] = {"name": NETWORKS[name]}
+        for kind, up in {"gradient": step > 0, "random": coin}.items():
+            # In exact whole colours, so that the page shows what the network saw.
+            moved = torch.stack([(x + k * torch.where(up, 1, -1)).clamp(0, 255) for k in range(SHADES + 1)], 1)
+            shares = network(moved.flatten(0, 1) / 255).softmax(1).reshape(len(x), SHADES + 1, -1)
+            top, label = shares.max(2)
+            right = shares[torch.arange(len(x)), :, y]
+            rows[name][kind] = {
+                "signs": [packed(one) for one in up],
+                "label": label.tolist(),
+                "sure": rounded(top, 3),
+                "right": rounded(right, 3),
+            }
+    return {
+        "made_of": made_of("cifar10/generator", *(f"cifar10/{name}" for name in NETWORKS)),
+        "classes": list(CIFAR10_CLASSES),
+        "labels": y.tolist(),
+        "photographs": [packed(image) for image in x],
+        "networks": rows,
+    }
+
+
+MAKERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "attack": attack,
+    "certificates": certificates,
+    "latent": latent,
+    "matrix": matrix,
+    "photograph": photograph,
+    "walk": walk,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or MAKERS:

@@ -10,11 +10,20 @@
   addEventListener("load", mark);
   addEventListener("resize", mark);
 
-  // The theme's folding arrows have no name; the bibliography's list has no list items.
+  // The theme's folding arrows have no name; the bibliography's list has no list items, and the role of its entries is one of the past.
   for (const arrow of document.querySelectorAll(".bd-links summary")) {
     arrow.setAttribute("aria-label", `Pages of ${arrow.closest("li").querySelector("a").textContent.trim()}`);
   }
-  for (const list of document.querySelectorAll(".citation-list")) list.removeAttribute("role");
+  for (const list of document.querySelectorAll(".citation-list, .citation")) list.removeAttribute("role");
+  // What says its name itself needs no other one; what names itself by a label, no titles of pictures inside.
+  for (const named of document.querySelectorAll("summary[aria-label='Toggle hidden content'], .search-button-field")) named.removeAttribute("aria-label");
+  for (const picture of document.querySelectorAll(".theme-switch-button [title]")) picture.removeAttribute("title");
+  // The book's name in the sidebar leads home, and is in no landmark; the corner of a table is no header.
+  for (const logo of document.querySelectorAll(".bd-sidebar-primary .navbar-brand")) {
+    logo.parentElement.setAttribute("role", "navigation");
+    logo.parentElement.setAttribute("aria-label", "Home");
+  }
+  for (const corner of document.querySelectorAll("article thead th")) if (!corner.textContent.trim()) corner.setAttribute("role", "cell");
 
   // A formula stands thrice in a page, as picture, as structure and as source. What the search shows of it is the structure.
   if (typeof Search !== "undefined") {

@@ -7,7 +7,7 @@ from textwrap import shorten
 
 from docutils import nodes
 
-_PICTURE = "A circle cut by a line in a red and a blue part, and below it the bell curve that is wrapped around it"
+_PICTURE = "A photograph of a horse, plus a little coloured noise, equals one that looks the same but is called deer"
 
 
 def _describe(app, pagename, templatename, context, doctree):
@@ -17,14 +17,14 @@ def _describe(app, pagename, templatename, context, doctree):
     description = shorten(paragraph.astext(), 200, placeholder=" …")
     base = app.config.html_baseurl
     tags = {
-        "name": {"description": description, "twitter:card": "summary"},
+        "name": {"description": description, "twitter:card": "summary_large_image"},
         "property": {
             "og:type": "article",
             "og:site_name": app.config.html_title,
             "og:title": app.env.titles[pagename].astext(),
             "og:description": description,
             "og:url": f"{base}{app.builder.get_target_uri(pagename)}",
-            "og:image": f"{base}_static/circle.png",
+            "og:image": f"{base}_static/opening.png",
             "og:image:alt": _PICTURE,
         },
     }

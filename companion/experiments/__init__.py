@@ -1,4 +1,4 @@
-"""The deck's result tables: its own numbers, and ours: `python -m companion table cifar10` and `table svhn`."""
+"""The paper's result tables: its own numbers, and ours: `python -m companion table cifar10` and `table svhn`."""
 
 from companion.experiments.report import summarise
 from companion.experiments.stored import DECK, Stored, stored

@@ -1,4 +1,4 @@
-"""What there is to compare with: the deck's own numbers, and our table that comes with the package."""
+"""What there is to compare with: the paper's own numbers, and our table that comes with the package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DECK = {
         "unconstrained": _row("cifar10", 0.10, 0.23e-3, 0.20e-3, 2.0e-3),
     },
 }
-"""The deck's Figures 2 and 3 as printed: data set -> row -> column ("bound" or a classifier) -> number."""
+"""The paper's two tables, as the slides print them: data set -> row -> column ("bound" or a classifier) -> number."""
 
 
 class Stored(NamedTuple):

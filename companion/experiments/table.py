@@ -56,7 +56,7 @@ def table(
     root: Path | str | None = None,
     progress: bool = False,
 ) -> list[dict]:
-    """Measure one of the deck's tables and write it.
+    """Measure one of the paper's tables and write it.
 
     Into `out` go `table.md`, `table.csv`, `radii.safetensors` (everything that was measured, row by row, with the
     provenance in its metadata), `provenance.json` (the same, and the times) and, unless there is a `store`, `chunks/`,

@@ -1,6 +1,6 @@
 """The recipes for CIFAR-10 and SVHN: `python -m companion train cifar10 --preset cpu --root DATA --out DIR`.
 
-One command trains the classifiers of the deck's table and a DCGAN, in order, and writes what `train digits` writes.
+One command trains the classifiers of the paper's table and a DCGAN, in order, and writes what `train digits` writes.
 Given again it goes on where it was killed, in the middle of an epoch too, and ends with the same weights: to the bit on
 a CPU, given the same torch, processor and number of threads; on a GPU sums may round in another order.
 
@@ -8,8 +8,8 @@ Presets: `smoke` only shows that everything runs (its networks are worth nothing
 hours with narrow networks, `gpu` (CIFAR-10 only) for one GPU and some ten minutes with wider ones, `full` for one large
 GPU with the networks of the literature.
 
-On CUDA, images are laid out channels-last. Convolutions run in bfloat16 where the processor multiplies it natively;
-weights, optimizers and losses are float32.
+Images are laid out channels-last, which is faster on processors as well as on GPUs. Convolutions run in bfloat16 where
+the processor multiplies it natively; weights, optimizers and losses are float32.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ class Session:
 
     def __init__(self, run: Run, recipe, images: sets.Images, device: torch.device, bfloat16: bool, flip: bool) -> None:
         self.run, self.recipe, self.device, self.bfloat16, self.flip = run, recipe, device, bfloat16, flip
-        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.train_images = images.train_images[: recipe.images].to(device)
         self.train_labels = images.train_labels[: recipe.images].to(device)
         self.test_images = images.test_images[: recipe.judged].to(device)
@@ -108,8 +107,8 @@ class Session:
         self._epoch, self._order = -1, torch.empty(0)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """The network on the session's device, in its layout."""
-        return network.to(self.device, memory_format=self.layout)
+        """The network on the session's device, channels last."""
+        return network.to(self.device, memory_format=torch.channels_last)
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """The distorted images (n, 3, 32, 32) in [0, 1] and labels (n,) of one step; every epoch has its own order."""
@@ -124,7 +123,7 @@ class Session:
     def distort(self, images: Tensor) -> Tensor:
         """The images moved by up to four pixels, mirrored at their borders, and half of them flipped."""
         moved = shift(images, self.run.random, flip=self.flip)
-        return moved.contiguous(memory_format=self.layout)
+        return moved.contiguous(memory_format=torch.channels_last)
 
     def latents(self, n: int, dim: int) -> Tensor:
         """Latents (n, dim) from the run's random numbers, the same on every device."""

@@ -2,8 +2,8 @@
 
 A widget NAME is `NAME.py`, `NAME_math.js` (arithmetic, nothing else) and `NAME.js` (what is drawn of it). The same
 modules run in a live notebook, joined to one (through anywidget), and on the static page, where each is loaded once.
-What a widget shows and does not calculate, such as photographs, is in `NAME_data.json`, which `tools/widget_data.py`
-makes; to the other modules it is the module `NAME_data`, with the one name `DATA`.
+What a widget shows and does not calculate, such as photographs or weights, is in `NAME_data.json`, which
+`tools/widget_data.py` makes; to the other modules it is the module `NAME_data`, with the one name `DATA`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import html
 import json
 import re
 import struct
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 try:
     import anywidget
@@ -64,6 +64,11 @@ def _data_module(module: str) -> str:
 def data(name: str) -> dict[str, Any]:
     """What `NAME_data.json` holds; nobody changes it."""
     return json.loads((_FOLDER / f"{name}_data.json").read_text("utf-8"))
+
+
+def unpacked(text: str) -> Tensor:
+    """(n,) the bytes in a text of `NAME_data.json`, as `bytes.js` reads them."""
+    return torch.frombuffer(bytearray(b64decode(text)), dtype=torch.uint8)
 
 
 def javascript(name: str) -> str:
@@ -126,6 +131,10 @@ class Widget(anywidget.AnyWidget):
             cls._esm = javascript(cls._module)
         super().__init_subclass__(**kwargs)
 
+    @property
+    def _data(self) -> dict[str, Any]:
+        return data(self._module)
+
     def _values(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.trait_names(value=True)}
 
@@ -152,17 +161,16 @@ class Widget(anywidget.AnyWidget):
         raise NotImplementedError
 
 
-def picture_of(levels: bytes, shape: tuple[int, int, int, int], *, columns: int, label: str) -> str:
+def picture_of(levels: Tensor, *, columns: int, label: str) -> str:
     """An `<svg>` of small pictures, for pages without JavaScript.
 
     Args:
-        levels: a byte for each pixel and channel, picture by picture; one channel is ink on white.
-        shape: (n, channels, height, width), 1 or 3 channels.
+        levels: (n, channels, height, width) from 0 to 255; three channels of colour, or one of ink on white.
         columns: pictures in a row.
         label: alternative text.
     """
-    images = torch.frombuffer(bytearray(levels), dtype=torch.uint8).reshape(shape)
-    images = nn.functional.pad(images if shape[1] == 3 else 255 - images.expand(-1, 3, -1, -1), (0, 1, 0, 1), value=255)
+    colours = levels if levels.shape[1] == 3 else 255 - levels.expand(-1, 3, -1, -1)
+    images = nn.functional.pad(colours.round().to(torch.uint8), (0, 1, 0, 1), value=255)
     whole = torch.cat([torch.cat(list(row), 2) for row in images.split(columns)], 1)
     height, width = whole.shape[1:]
     # A bitmap file is not compressed, so the same everywhere: rows from the bottom, blue first, each filled to 4 bytes.

@@ -25,7 +25,7 @@ class AuditWidget(Widget):
     Raises:
         ValueError: if a value is out of its range, now or when it is set later.
 
-    Source: Fawzi et al. (2018), Theorem 1, solved for the quantile; their tables print 0.016 (deck, figures 2 and 3).
+    Source: Fawzi et al. (2018), Theorem 1, solved for the quantile; their tables print 0.016.
     """
 
     _module = "audit"

@@ -1,7 +1,8 @@
 // Six generators of digits: how sharp they are, what is proved of them, and what attacks find.
 import { COLOURS, area, canvas, dash, fixed, frame, html, legend, line, path, percent, row, show, svg, swatch, widget, words } from "./view.js";
 import { intervalOf, promised, quantileOf, shareWithin, sorted } from "./certificates_math.js";
-import { bytes, paint, pixels } from "./pixels.js";
+import { bytes } from "./bytes.js";
+import { paint, pixels } from "./pixels.js";
 import { DATA } from "./certificates_data.js";
 
 const READERS = { cnn: "convolutional", mlp: "two hidden layers", linear: "linear" };

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
-
 import torch
 
 from companion import models
 from companion.models.architectures import Generator
 from companion.smoothness import Lipschitz
 from companion.vulnerability import robustness_quantile
-from companion.widgets._base import Choice, Count, Number, Widget, data, picture_of
-
-_DATA = "certificates"
+from companion.widgets._base import Choice, Count, Number, Widget, picture_of, unpacked
 
 
 class CertificatesWidget(Widget):
@@ -43,23 +39,23 @@ class CertificatesWidget(Widget):
     @property
     def constant(self) -> float:
         """The certified Lipschitz constant of the generator."""
-        return data(_DATA)["constants"][self.generator]
+        return self._data["constants"][self.generator]
 
     @property
     def network(self) -> Generator:
         """The generator itself, in float64."""
-        names = [name for name in data(_DATA)["made_of"] if name.startswith(("digits/lipschitz", "digits/generator"))]
+        names = [name for name in self._data["made_of"] if name.startswith(("digits/lipschitz", "digits/generator"))]
         return models.load(names[self.generator]).double()
 
     @property
     def radii(self) -> torch.Tensor:
         """(n,) in-distribution radii, found by attack."""
-        return torch.tensor(data(_DATA)["readers"][self.reader]["radii"][self.generator], dtype=torch.float64)
+        return torch.tensor(self._data["readers"][self.reader]["radii"][self.generator], dtype=torch.float64)
 
     @property
     def proved(self) -> float:
         """Within this distance at least the share `q` of the images has another label, by Theorem 1."""
-        safe = data(_DATA)["readers"][self.reader]["safe"][self.generator]
+        safe = self._data["readers"][self.reader]["safe"][self.generator]
         return float(robustness_quantile(self.q, safe, Lipschitz(self.constant)))
 
     @property
@@ -70,7 +66,7 @@ class CertificatesWidget(Widget):
     def _sentence(self) -> str:
         within = float((self.radii <= self.proved).double().mean())
         return (
-            f"Twelve digits of the generator {data(_DATA)['names'][self.generator]}, whose proved Lipschitz constant "
+            f"Twelve digits of the generator {self._data['names'][self.generator]}, whose proved Lipschitz constant "
             f"is {self.constant:.6g}. It is proved, given the counted labels, that {100 * self.q:.3g} % of its images "
             f"change their label within {self.proved:.3g} (classifier: {self.reader}). Attacks find that they do "
             f"within {self.measured:.3g}, and that {100 * within:.3g} % do within the proved distance. With "
@@ -78,6 +74,5 @@ class CertificatesWidget(Widget):
         )
 
     def _picture(self) -> str:
-        size = 12 * 64
-        levels = b64decode(data(_DATA)["images"])[size * self.generator :][:size]
-        return picture_of(levels, (12, 1, 8, 8), columns=6, label="Twelve generated digits")
+        digits = unpacked(self._data["images"]).reshape(6, 12, 1, 8, 8)[self.generator]
+        return picture_of(digits, columns=6, label="Twelve generated digits")

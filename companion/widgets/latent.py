@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from base64 import b64decode
 from functools import cache
 
 import numpy as np
@@ -12,17 +11,17 @@ from torch import Tensor, nn
 
 from companion import models
 from companion.smoothness import lipschitz_at
-from companion.widgets._base import Count, Number, Widget, data, picture_of
-
-_DATA = "latent"
+from companion.widgets._base import Count, Number, Widget, data, picture_of, unpacked
 
 
 @cache
 def rounded_generator() -> nn.Sequential:
     """The digits generator with the weights of the page, rounded to 8 bits; in float64. Nobody changes it."""
     network = models.load("digits/generator").double()
-    for layer, kept in zip((one for one in network if isinstance(one, nn.Linear)), data(_DATA)["layers"], strict=True):
-        whole = torch.frombuffer(bytearray(b64decode(kept["values"])), dtype=torch.int8).reshape(layer.weight.shape)
+    for layer, kept in zip(
+        (one for one in network if isinstance(one, nn.Linear)), data("latent")["layers"], strict=True
+    ):
+        whole = unpacked(kept["values"]).view(torch.int8).reshape(layer.weight.shape)
         layer.weight.data = whole * torch.tensor(kept["scale"], dtype=torch.float64)[:, None]
         layer.bias.data = torch.tensor(kept["bias"], dtype=torch.float64)
     return network
@@ -65,7 +64,7 @@ class LatentWidget(Widget):
     @property
     def home(self) -> Tensor:
         """(16,) the latent at the start."""
-        return torch.tensor(data(_DATA)["starts"][self.start - 1], dtype=torch.float64)
+        return torch.tensor(self._data["starts"][self.start - 1], dtype=torch.float64)
 
     @property
     def latent(self) -> Tensor:
@@ -93,7 +92,7 @@ class LatentWidget(Widget):
     @property
     def modulus(self) -> float:
         """The local modulus of the start at the length of the step, as a search found it; nan beyond a step of 4."""
-        kept = data(_DATA)
+        kept = self._data
         t, found = [0, *kept["t"]], [0, *kept["moduli"][self.start - 1]]
         length = float((self.latent - self.home).norm())
         return float(np.interp(length, t, found, right=math.nan))
@@ -108,6 +107,5 @@ class LatentWidget(Widget):
         )
 
     def _picture(self) -> str:
-        both = torch.stack([self.home, self.latent])
-        levels = (255 * self.generator(both)).round().to(torch.uint8).numpy().tobytes()
-        return picture_of(levels, (2, 1, 8, 8), columns=2, label="A digit before and after a latent step")
+        both = self.generator(torch.stack([self.home, self.latent]))
+        return picture_of(255 * both, columns=2, label="A digit before and after a latent step")

@@ -1,5 +1,5 @@
 // The generator of digits: its images, and how steep it is. Linear layers with SiLU between them and a sigmoid at the end.
-import { bytes } from "./pixels.js";
+import { bytes } from "./bytes.js";
 
 // The layers from what is stored: rows of integers of 8 bits, a scale for each row, and a bias.
 export const unpacked = (layers) =>

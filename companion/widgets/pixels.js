@@ -1,7 +1,4 @@
-// Small pictures made of pixels, and the bytes that come with a page.
-
-// A byte each, from base64.
-export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+// Small pictures made of pixels.
 
 // A canvas of side × side pixels, as large on the page as its place; with rendering "auto" its pixels are not seen.
 export function pixels(side, name, rendering = "pixelated") {
@@ -19,6 +16,13 @@ export function paint(canvas, levels) {
   for (let k = 0; k < size; k++)
     for (let c = 0; c < 4; c++) image.data[4 * k + c] = c === 3 ? 255 : levels.length > size ? levels[c * size + k] : 255 - levels[k];
   canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+// The address of such a picture of side × side pixels.
+export function address(side, levels) {
+  const canvas = pixels(side, "");
+  paint(canvas, levels);
+  return canvas.toDataURL();
 }
 
 // The address of a picture of side × side places in one colour, "#rrggbb", each as strong as its value from 0 to 1; the

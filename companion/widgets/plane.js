@@ -1,5 +1,5 @@
 // A square picture of the plane: `unit` pixels a unit, the origin in the middle; angles in turns.
-import { path } from "./view.js";
+import { path, svg } from "./view.js";
 
 export function plane(size, unit) {
   const middle = size / 2;
@@ -16,6 +16,13 @@ export function plane(size, unit) {
   const sideOf = (turn, offset) => `${path([along(turn, offset, -9), along(turn, offset, 9), along(turn, 9, 9), along(turn, 9, -9)])}Z`;
   const from = (x, y) => [(x - middle) / unit, (middle - y) / unit];
   return { at, on, sweep, along, lineOf, sideOf, from };
+}
+
+// A bell of paper over a picture of the plane: what is far out weighs little under N(0, I).
+export function bell(size, unit, most = 0.94) {
+  const stops = [0, 0.5, 1, 1.5, 2, 2.5, 3].map((r) => svg("stop", { offset: r / 3, "stop-color": "var(--paper)", "stop-opacity": most * (1 - Math.exp((-r * r) / 2)) }));
+  const shade = svg("radialGradient", { id: "bell", gradientUnits: "userSpaceOnUse", cx: size / 2, cy: size / 2, r: 3 * unit }, ...stops);
+  return [svg("defs", {}, shade), svg("rect", { width: size, height: size, fill: "url(#bell)" })];
 }
 
 // Of a convex polygon, what lies where a·x + b·y ≥ c.

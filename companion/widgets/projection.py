@@ -25,7 +25,7 @@ class ProjectionWidget(Widget):
     Raises:
         ValueError: if a value is out of its range, now or when it is set later.
 
-    Source: Fawzi et al. (2018), Theorem 2; deck equation (7).
+    Source: Fawzi et al. (2018), Theorem 2.
     """
 
     _module = "projection"

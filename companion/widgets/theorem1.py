@@ -23,7 +23,7 @@ class Theorem1Widget(Widget):
     Raises:
         ValueError: if a value is out of its range, now or when it is set later.
 
-    Source: Fawzi et al. (2018), Theorem 1; deck equations (4) to (6).
+    Source: Fawzi et al. (2018), Theorem 1, equations (4) to (6).
     """
 
     _module = "theorem1"

@@ -1,6 +1,6 @@
 // Three shapes of partitions of the latent plane: how heavy is the strip of points near another class?
-import { COLOURS, area, canvas, clamp, dash, drag, fixed, frame, handle, html, legend, line, path, percent, round, row, show, svg, swatch, target, widget, words } from "./view.js";
-import { clip, plane, square } from "./plane.js";
+import { COLOURS, area, canvas, clamp, dash, drag, fixed, frame, handle, html, legend, line, path, percent, round, row, show, svg, swatch, widget, words } from "./view.js";
+import { bell, clip, plane, square } from "./plane.js";
 import { core, floor, law, partition, shares } from "./tightness_math.js";
 
 const SIZE = 340;
@@ -16,15 +16,12 @@ function planePicture(now) {
   const shift = [now.shift_x, now.shift_y];
   const polygon = (points) => (points.length ? `${path(points.map(at))}Z` : "M0 0");
   const inside = (i, t) => core(cells, i, t).reduce((points, { n, c }) => clip(points, n, c), square(3.1));
-  // A bell of paper over everything: what is far out weighs little.
-  const bell = svg("radialGradient", { id: "bell", gradientUnits: "userSpaceOnUse", cx: SIZE / 2, cy: SIZE / 2, r: 3 * 56 },
-    ...[0, 0.5, 1, 1.5, 2, 2.5, 3].map((r) => svg("stop", { offset: r / 3, "stop-color": "var(--paper)", "stop-opacity": 0.94 * (1 - Math.exp((-r * r) / 2)) })));
-  const parts = [svg("defs", {}, bell), area(polygon(square(3.1)), "var(--ink)", 0.85)];
+  const parts = [area(polygon(square(3.1)), "var(--ink)", 0.85)];
   cells.forEach((_, i) => {
     const shown = polygon(inside(i, now.t));
     parts.push(area(shown, "var(--paper)"), area(shown, CELLS[i], 0.6));
   });
-  parts.push(svg("rect", { width: SIZE, height: SIZE, fill: "url(#bell)" }));
+  parts.push(...bell(SIZE, 56));
   cells.forEach((_, i) => parts.push(line(polygon(inside(i, 0)), "var(--ink)", 1)));
   const tip = on(now.turn / 360, 1.5).map((v, k) => v + shift[k]);
   parts.push(

@@ -32,7 +32,9 @@ const STYLE = `
   svg text.quiet { fill: var(--muted); }
   svg text.inside { fill: #fff; font-weight: 700; }
   svg .symbol { font-style: italic; font-family: Georgia, "DejaVu Serif", serif; font-size: 15px; }
-  [data-grip] { cursor: grab; touch-action: none; }
+  svg[tabindex]:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
+  /* The shapes of SVG are inline if nothing else is said, and touch-action does nothing on what is inline. */
+  [data-grip] { display: block; cursor: grab; touch-action: none; }
   .dragging [data-grip] { cursor: grabbing; }
   .controls { margin-top: .9rem; }
   label { font-weight: 600; }

@@ -1,7 +1,8 @@
 // From a generated photograph straight to the nearest latent with another label: photograph, label, the three radii.
 import { COLOURS, canvas, clamp, drag, fixed, frame, html, legend, line, named, percent, round, row, show, spot, svg, swatch, target, widget, words } from "./view.js";
 import { blend, reach, roundNumbers } from "./walk_math.js";
-import { bytes, paint, pixels } from "./pixels.js";
+import { bytes } from "./bytes.js";
+import { paint, pixels } from "./pixels.js";
 import { DATA } from "./walk_data.js";
 
 const NETWORKS = { "wide-resnet": "Wide ResNet", "wide-resnet-adversarial": "the same, adversarially trained" };

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
-
 import torch
 from torch import Tensor
 
 from companion import models
-from companion.widgets._base import Choice, Count, Number, Widget, data, picture_of
-
-_DATA = "walk"
+from companion.widgets._base import Choice, Count, Number, Widget, picture_of, unpacked
 
 
 class WalkWidget(Widget):
@@ -41,7 +37,7 @@ class WalkWidget(Widget):
     @property
     def latent(self) -> Tensor:
         """(100,) the latent at `t`."""
-        start = torch.tensor(data(_DATA)["starts"][self.photo - 1], dtype=torch.float64)
+        start = torch.tensor(self._data["starts"][self.photo - 1], dtype=torch.float64)
         end = torch.tensor(self._walk["end"], dtype=torch.float64)
         return start + self.t * (end - start)
 
@@ -63,15 +59,15 @@ class WalkWidget(Widget):
     @property
     def label(self) -> str:
         """The name of the class that the network chooses at the multiple of 0.01 nearest to `t`."""
-        kept = data(_DATA)
+        kept = self._data
         return kept["classes"][int(self._walk["labels"][round(self.t / kept["fine"])])]
 
     @property
     def _walk(self) -> dict:
-        return data(_DATA)["walks"][self.network][self.photo - 1]
+        return self._data["walks"][self.network][self.photo - 1]
 
     def _sentence(self) -> str:
-        kept = data(_DATA)
+        kept = self._data
         latent, inside, free = self.radii
         first, last = (kept["classes"][int(self._walk["labels"][k])] for k in (0, -1))
         return (
@@ -82,8 +78,6 @@ class WalkWidget(Widget):
         )
 
     def _picture(self) -> str:
-        first = b64decode(data(_DATA)["first"])[3072 * (self.photo - 1) :][:3072]
-        frames = first + b64decode(self._walk["frames"])
-        return picture_of(
-            frames, (len(frames) // 3072, 3, 32, 32), columns=7, label="Seven photographs on a walk across a boundary"
-        )
+        first, later = (unpacked(text).reshape(-1, 3, 32, 32) for text in (self._data["first"], self._walk["frames"]))
+        frames = torch.cat([first[self.photo - 1 : self.photo], later])
+        return picture_of(frames, columns=7, label="Seven photographs on a walk across a boundary")
