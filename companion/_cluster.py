@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -54,33 +54,30 @@ def connected(scheduler: str | None = None, workers: int = 1) -> Iterator[Client
     # Nothing is held back for its size: chunks are small, and what torch holds beside is not Dask's to spill.
     options: dict[str, Any] = dict(memory_limit=0, silence_logs=logging.CRITICAL, dashboard_address=":0")
     options["env"] = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    with _deaf_to_interrupts():
-        started = LocalCluster(n_workers=workers, threads_per_worker=1, **options)
-    with started as cluster:
+    with ExitStack() as stack:
+        with _interrupts_later():
+            cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, **options))
+            client = stack.enter_context(Client(cluster))
 
-        async def end() -> None:
-            await asyncio.gather(*(nanny.close(timeout=0.5) for nanny in cluster.workers.values()))
+            async def end() -> None:
+                await asyncio.gather(*(nanny.close(timeout=0.5) for nanny in cluster.workers.values()))
 
-        with Client(cluster) as client:
-            try:
-                yield client
-            except BaseException:
-                # Nobody waits for chunks that are half done: what is written is whole.
-                cluster.sync(end)
-                raise
+            # After an error nobody waits for chunks that are half done: what is written is whole.
+            stack.push(lambda kind, *_: cluster.sync(end) if kind else None)
+        yield client
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started inside do not hear Ctrl-C, which goes to them all: their parent ends them."""
-    if threading.current_thread() is not threading.main_thread():  # no other may change what a signal does
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C inside is heard at the end. Processes started inside never hear it: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which threads and processes inherit
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def spread(job: Job, indices: list[int], given: Any, client: Client) -> Iterator[Chunk]:

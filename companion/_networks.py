@@ -28,7 +28,7 @@ def digest(network: Model) -> str:
     Of a module these are its class, its printed form, its state dict, and the attributes of it and of all modules
     inside: numbers, buffers that are not saved, functions, modules in a list.
     """
-    about = [_name(type(network))]
+    about: list[Any] = [_name(type(network))]
     if isinstance(network, nn.Module):
         about += [_printed(network), network.state_dict(), network]
     found = hashlib.sha256()
@@ -48,7 +48,8 @@ def placed(network: Model, device: str | torch.device) -> Model:
         return network
     network = copy.deepcopy(network).to(device)
     for module in [*filter(parametrize.is_parametrized, network.modules())]:
-        values = {name: getattr(module, name).detach() for name in module.parametrizations}
+        names: Any = module.parametrizations
+        values = {name: getattr(module, name).detach() for name in names}
         # torch's own remove_parametrizations changes the class, which is that of the caller's module, too.
         module.__class__ = parametrize.type_before_parametrizations(module)
         del module.parametrizations

@@ -683,6 +683,14 @@ def test_as_many_workers_as_are_wanted_begin():
         assert len(processes(client)) == 3
 
 
+def test_an_interrupt_while_workers_begin_is_heard():
+    main_thread = threading.main_thread().ident
+    threading.Timer(0.3, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        with connected(workers=2):
+            pytest.fail("nobody heard it")
+
+
 @pytest.mark.parametrize("workers", [0, -1])
 def test_too_few_workers_are_refused(workers):
     with pytest.raises(ValueError, match=f"workers must be an integer of at least 1, got {workers}"):
