@@ -631,7 +631,8 @@ def inwards(grip):
 
     In a plot the finger goes across, because up and down belongs to the page there.
     """
-    handle, picture = (found.bounding_box() for found in (grip, grip.locator("xpath=ancestor::*[@role='img' or @role='application']")))
+    whole = grip.locator("xpath=ancestor::*[@role='img' or @role='application']")
+    handle, picture = (found.bounding_box() for found in (grip, whole))
     (x, y), (to_x, to_y) = ((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in (handle, picture))
     across, down = to_x - x, to_y - y
     if grip.evaluate("(e) => e.localName") == "rect":
