@@ -28,7 +28,7 @@ from companion._jobs import Job
 from companion._store import Store
 from companion._types import Model, Numbers
 from companion.smoothness import local_modulus
-from companion.vulnerability import measured_fraction_of_counts, smallest_level
+from companion.vulnerability import _fraction_of_counts, _smallest_level
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -80,7 +80,7 @@ class Census(NamedTuple):
         within = torch.cat([self.moduli.new_zeros(len(self.t), 1), self.moduli.cumsum(1)], 1)
         place = torch.searchsorted(self.levels, eta.detach().to("cpu", torch.float64).reshape(-1), right=True)
         exceeding, samples = within[:, -1:] - within[:, place], int(self.class_counts.sum())
-        found = measured_fraction_of_counts(
+        found = _fraction_of_counts(
             exceeding, samples, self.t, class_counts=self.class_counts, confidence=confidence
         )
         return found.reshape(eta.shape).to(eta)
@@ -88,7 +88,7 @@ class Census(NamedTuple):
     def robustness_quantile(self, q: Numbers, *, confidence: float = 0.95) -> Tensor:
         """`vulnerability.measured_robustness_quantile` of these counts: at most 1 % more than of the moduli."""
         levels = self.levels[self.levels.isfinite()]
-        return smallest_level(check.fraction("q", q), levels, self.vulnerable_fraction(levels, confidence=confidence))
+        return _smallest_level(check.fraction("q", q), levels, self.vulnerable_fraction(levels, confidence=confidence))
 
 
 def radii(

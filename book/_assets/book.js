@@ -17,7 +17,15 @@
   for (const list of document.querySelectorAll(".citation-list, .citation")) list.removeAttribute("role");
   // What says its name itself needs no other one; what names itself by a label, no titles of pictures inside.
   for (const named of document.querySelectorAll("summary[aria-label='Toggle hidden content'], .search-button-field")) named.removeAttribute("aria-label");
-  for (const picture of document.querySelectorAll(".theme-switch-button [title]")) picture.removeAttribute("title");
+  for (const button of document.querySelectorAll(".theme-switch-button")) {
+    const quiet = () => {
+      for (const picture of button.querySelectorAll("[title]")) picture.removeAttribute("title");
+      for (const title of button.querySelectorAll("svg title")) title.remove();
+    };
+    quiet();
+    // The theme replaces these pictures once its icons have come, before or after this.
+    new MutationObserver(quiet).observe(button, { childList: true, subtree: true });
+  }
   // The book's name in the sidebar leads home, and is in no landmark; the corner of a table is no header.
   for (const logo of document.querySelectorAll(".bd-sidebar-primary .navbar-brand")) {
     logo.parentElement.setAttribute("role", "navigation");
