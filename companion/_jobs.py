@@ -1,4 +1,4 @@
-"""Long measurements in chunks. A chunk is a pure function of a plan and its number, and is never measured twice.
+"""Long measurements in chunks. A chunk is a pure function of a plan and its number; a finished one is kept.
 
 A chunk is kept under the SHA-256 of its plan, which names all that its numbers depend on: networks by the hashes of
 their weights, options, seed, and versions of this package and of torch. So runs and machines can share a store, a run

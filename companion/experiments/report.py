@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from companion.scale import quantile
 from companion.smoothness import Lipschitz
 from companion.vulnerability import least_favourable, measured_robustness_quantile, robustness_quantile
 
@@ -80,11 +81,6 @@ def summarise(
         found = {kind: raw[f"{kind}/{key}"].isfinite().double().mean().item() for kind in kinds}
         add(f"images with a witness, {key.replace('_', '-')}", found.get)
     return rows
-
-
-def quantile(values: Tensor, level: float) -> float:
-    """The smallest of `values` that at least the fraction `level` of them does not exceed; values may be `inf`."""
-    return values.double().sort().values[math.ceil(level * len(values)) - 1].item()
 
 
 def as_csv(rows: list[dict], kinds: dict[str, str]) -> str:
