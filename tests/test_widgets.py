@@ -189,12 +189,24 @@ def test_the_keyboard_moves_the_values(page):
     assert value(page, "K-form") == "–"
 
 
+def resting(page, picture):
+    """The box of a picture or handle that has come to rest.
+
+    Scrolling may change the width, and then everything is drawn anew: for a moment the element is none of the page's.
+    """
+    before = None
+    for _ in range(100):
+        page.wait_for_timeout(50)
+        box = picture.bounding_box()
+        if box is not None and box == before:
+            return box
+        before = box
+    pytest.fail(f"{picture} does not come to rest: {before}")
+
+
 def drag(page, grip, to_x, to_y):
     """Drag the centre of a handle by so many pixels."""
-    # Scrolling may change the width, and then everything is drawn anew: the handle is another element after that.
-    page.wait_for_timeout(100)
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    box = grip.bounding_box()
+    box = resting(page, grip)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -209,7 +221,7 @@ def test_the_pointer_moves_the_line_the_point_and_eta(page):
 
     plane = page.locator(".companion-widget svg").first
     plane.scroll_into_view_if_needed()
-    unit = plane.bounding_box()["width"] / 340
+    unit = resting(page, plane)["width"] / 340
     drag(
         page,
         plane.locator("circle[data-grip=offset]"),
@@ -225,7 +237,7 @@ def test_the_pointer_moves_the_line_the_point_and_eta(page):
     assert at("angle of the line") == pytest.approx(math.degrees(turned), abs=2)
     plot = page.locator("[data-grip=eta]")
     plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
+    box = resting(page, plot)
     page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
     page.wait_for_timeout(100)
     assert at("η, size of the move") == pytest.approx(10, rel=0.1)
@@ -240,7 +252,7 @@ def test_projection_moves_the_point_off_the_circle(visit):
     page = visit("projection")
     second = page.locator(".companion-widget svg[role=img]").nth(1)
     second.scroll_into_view_if_needed()
-    unit = 98 * second.bounding_box()["width"] / 300
+    unit = 98 * resting(page, second)["width"] / 300
     drag(page, second.locator("[data-grip=y]"), -0.8 * unit, 0.5 * unit)
     assert number(page, "y, across") == pytest.approx(0.45 - 0.8, abs=0.02)
     assert number(page, "y, up") == pytest.approx(0.12 - 0.5, abs=0.02)
@@ -274,7 +286,7 @@ def test_approximation_moves_a_point_and_pairs_again(visit):
     drag(page, picture.locator("[data-grip='2']"), 30, -20)
     moved = [number(page, "the point, across"), number(page, "the point, up")]
     made = widgets.ApproximationWidget()
-    unit = 46 * picture.bounding_box()["width"] / 340
+    unit = 46 * resting(page, picture)["width"] / 340
     assert moved == pytest.approx([made.real[2][0] + 30 / unit, made.real[2][1] + 20 / unit], abs=0.04)
     made.real = [moved if k == 2 else point for k, point in enumerate(made.real)]
     assert value(page, "of these points") == f"{float(made.transport.distance):.3f}"
@@ -290,7 +302,7 @@ def test_audit_finds_other_stories_for_the_printed_number(visit):
     assert value(page, "in two digits") == "0.016, 0.016"
     picture = page.locator(".companion-widget svg[role=img]").first
     picture.scroll_into_view_if_needed()
-    unit = picture.bounding_box()["width"] / 340
+    unit = resting(page, picture)["width"] / 340
     # 270 units are all of q, 218 the powers of ten from 2 to 1,000 classes.
     drag(page, picture.locator("circle[data-grip=num_classes]"), 0.15 * 270 * unit, 0)
     assert number(page, "q, quantile") == pytest.approx(40, abs=1)
@@ -314,7 +326,7 @@ def test_modulus_follows_eta_over_stairs_and_flat_pieces(visit):
     assert value(page, "sure up to here") == f"{1 / 6:.3g}"
     first = page.locator(".companion-widget svg[role=img]").first
     first.scroll_into_view_if_needed()
-    unit = first.bounding_box()["width"] / 340
+    unit = resting(page, first)["width"] / 340
     grip = first.locator("circle[data-grip=eta]").last
     # 228 units are the image distances up to 2.25.
     drag(page, grip, 0, -0.5 * 228 / 2.25 * unit)
@@ -356,7 +368,7 @@ def test_robustness_steps_through_a_search_and_moves_the_point(visit):
         page.get_by_label("steps of the search").press("ArrowRight")
     picture = page.locator(".companion-widget svg[role=img]").first
     picture.scroll_into_view_if_needed()
-    unit = 112 * picture.bounding_box()["width"] / 340
+    unit = 112 * resting(page, picture)["width"] / 340
     # From z = 0.05 over the middle arm to the top of it, where z is a half.
     drag(page, picture.locator("[data-grip=z]"), -0.6 * unit, -0.58 * unit)
     assert number(page, "latent point z") == pytest.approx(0.5, abs=0.03)
@@ -387,7 +399,7 @@ def test_isoperimetry_is_painted_by_pointer_and_by_keyboard(visit):
 
     picture = page.get_by_role("application")
     picture.scroll_into_view_if_needed()
-    unit = picture.bounding_box()["width"] * 54 / 340
+    unit = resting(page, picture)["width"] * 54 / 340
     # A stroke from the middle to the right: no gaps, however far apart the events are.
     drag(page, picture.locator("[data-grip=brush]"), 1.5 * unit, 0)
     middle = (torch.arange(48) + 0.5) / 8 - 3
@@ -440,7 +452,7 @@ def test_walk_crosses_the_boundary_under_the_pointer(visit):
     for t in (0.5, 1.2):
         plot.scroll_into_view_if_needed()
         page.wait_for_timeout(100)
-        box = plot.bounding_box()
+        box = resting(page, plot)
         page.mouse.click(box["x"] + box["width"] * t / 1.5, box["y"] + box["height"] / 3)
         page.wait_for_timeout(400)
         assert number(page, "t, how far to walk") == pytest.approx(t, abs=0.02)
@@ -460,7 +472,7 @@ def test_latent_draws_the_digit_where_the_pointer_lets_go(visit):
     page = visit("latent")
     square = page.locator(".companion-widget svg[role=img]").first
     square.scroll_into_view_if_needed()
-    unit = square.bounding_box()["width"] / 340 * 296 / 6
+    unit = resting(page, square)["width"] / 340 * 296 / 6
     drag(page, square.locator("circle[data-grip=z]"), 1.5 * unit, -0.8 * unit)
     assert [number(page, f"step {way}") for way in ("across", "up")] == pytest.approx([1.5, 0.8], abs=0.06)
     page.get_by_label("latent up").press("ArrowRight")
@@ -487,8 +499,7 @@ def said(page, name):
 def tap(page, picture, x, y):
     """A tap at this share of its width and height."""
     picture.evaluate("(e) => e.scrollIntoView({ block: 'center' })")
-    page.wait_for_timeout(100)
-    box = picture.bounding_box()
+    box = resting(page, picture)
     page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
     page.wait_for_timeout(100)
 
@@ -632,7 +643,7 @@ def inwards(grip):
     In a plot the finger goes across, because up and down belongs to the page there.
     """
     whole = grip.locator("xpath=ancestor::*[@role='img' or @role='application']")
-    handle, picture = (found.bounding_box() for found in (grip, whole))
+    handle, picture = (resting(grip.page, found) for found in (grip, whole))
     (x, y), (to_x, to_y) = ((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in (handle, picture))
     across, down = to_x - x, to_y - y
     if grip.evaluate("(e) => e.localName") == "rect":

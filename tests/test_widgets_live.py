@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -61,6 +62,10 @@ def address(tmp_path_factory):
     quiet = folder / "CONFIG" / "labconfig" / "page_config.json"
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    # A notebook attaches only the cells in sight at first; here those below are asked too.
+    whole = folder / "SETTINGS" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    whole.parent.mkdir(parents=True)
+    whole.write_text('{"windowingMode": "none"}')
     options = ["--no-browser", "--allow-root", "--port=0", f"--notebook-dir={folder}"]
     command = [sys.executable, "-m", "jupyterlab", *options]
     with open(folder / "log", "w") as log:
@@ -87,7 +92,7 @@ def started(server, folder):
 
 @pytest.fixture(scope="module")
 def page(browser, address):
-    """The notebook in JupyterLab, run from top to bottom; an error of the page or a request to elsewhere fails."""
+    """The notebook in JupyterLab, its first cell run; an error of the page or a request to elsewhere fails."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page, wrong = context.new_page(), []
     page.set_default_timeout(WAIT)
@@ -95,9 +100,7 @@ def page(browser, address):
     page.on("request", lambda r: "://127.0.0.1:" in r.url or "://localhost:" in r.url or wrong.append(r.url))
     page.goto(address)
     page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status=idle]")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    has_run(page, 3 * len(widgets.registry))
+    run(page, 0)
     yield page
     context.close()
     assert wrong == []
@@ -111,14 +114,22 @@ def elsewhere(browser):
     page.close()
 
 
-def has_run(page, number, before="[ ]:"):
-    """Wait until a cell has run: its count is another than before, and no star."""
-    counted = """([number, before]) => {
-        const cell = document.querySelectorAll(".jp-Notebook .jp-Cell")[number];
-        const prompt = cell?.querySelector(".jp-InputPrompt").textContent;
-        return /\\d/.test(prompt) && prompt !== before;
-    }"""
-    page.wait_for_function(counted, arg=[number, before])
+def run(page, number):
+    """Run a cell as a reader does, until its count is another and no star; what it has printed."""
+    cell = page.locator(".jp-Notebook .jp-Cell").nth(number)
+    prompt = cell.locator(".jp-InputPrompt")
+    before = prompt.text_content()
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    until = time.monotonic() + WAIT / 1000
+    while (now := prompt.text_content()) == before or not re.search(r"\d", now):
+        if time.monotonic() > until:
+            status = page.locator(".jp-NotebookPanel-toolbar [data-status]").get_attribute("data-status")
+            pytest.fail(f"cell {number} has not run: its count is {now!r}, was {before!r}; the kernel is {status}")
+        page.wait_for_timeout(20)
+    said = cell.locator(".jp-OutputArea").text_content()
+    assert cell.locator("[data-mime-type$=stderr], [data-mime-type$=error]").count() == 0, said
+    return said
 
 
 class Shown:
@@ -127,19 +138,8 @@ class Shown:
     def __init__(self, name, page, elsewhere):
         self.name, self.page, self.elsewhere = name, page, elsewhere
         self.show, self.ask, self.tell = (1 + 3 * list(widgets.registry).index(name) + k for k in range(3))
-        self.card = self.cell(self.show).locator(".jp-OutputArea [data-lm-suppress-shortcuts]").first
-
-    def cell(self, number):
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
-
-    def run(self, number):
-        """Run a cell as a reader does; what it has printed."""
-        cell = self.cell(number)
-        before = cell.locator(".jp-InputPrompt").text_content()
-        cell.locator(".cm-content").click()
-        self.page.keyboard.press("Control+Enter")
-        has_run(self.page, number, before)
-        return cell.locator(".jp-OutputArea").text_content()
+        cell = page.locator(".jp-Notebook .jp-Cell").nth(self.show)
+        self.card = cell.locator(".jp-OutputArea [data-lm-suppress-shortcuts]").first
 
     def agreed(self, other_than=None):
         """The kernel's values, once they are others than these and the card says just what follows from them.
@@ -148,7 +148,7 @@ class Shown:
         """
         until = time.monotonic() + WAIT / 1000
         while time.monotonic() < until:
-            values = json.loads(self.run(self.ask))
+            values = json.loads(run(self.page, self.ask))
             if values != other_than and self.card.evaluate(SAID) == self.follows(values):
                 return values
         pytest.fail(f"the kernel has {values}, the page says {self.card.evaluate(SAID)}, not {self.follows(values)}")
@@ -161,6 +161,7 @@ class Shown:
 @EVERY
 def test_the_kernel_reads_what_a_reader_moves_and_the_page_follows_the_kernel(name, page, elsewhere):
     shown = Shown(name, page, elsewhere)
+    run(page, shown.show)
     start = shown.agreed()
 
     for control in shown.card.locator("input:is([type=range], :checked):enabled").element_handles():
@@ -180,5 +181,5 @@ def test_the_kernel_reads_what_a_reader_moves_and_the_page_follows_the_kernel(na
         page.mouse.up()
         shown.agreed(other_than=by_key)
 
-    shown.run(shown.tell)
+    run(page, shown.tell)
     assert shown.agreed(other_than=by_key) == start

@@ -15,15 +15,18 @@
     arrow.setAttribute("aria-label", `Pages of ${arrow.closest("li").querySelector("a").textContent.trim()}`);
   }
   for (const list of document.querySelectorAll(".citation-list, .citation")) list.removeAttribute("role");
-  // What says its name itself needs no other one; what names itself by a label, no titles of pictures inside.
+  // What says its name itself needs no other one.
   for (const named of document.querySelectorAll("summary[aria-label='Toggle hidden content'], .search-button-field")) named.removeAttribute("aria-label");
+  // The theme's switch has a label; its pictures are none to a screen reader, whatever they are replaced by once the icons have come.
   for (const button of document.querySelectorAll(".theme-switch-button")) {
     const quiet = () => {
-      for (const picture of button.querySelectorAll("[title]")) picture.removeAttribute("title");
-      for (const title of button.querySelectorAll("svg title")) title.remove();
+      for (const picture of button.querySelectorAll(".theme-switch")) {
+        for (const name of ["title", "role", "aria-labelledby"]) picture.removeAttribute(name);
+        picture.setAttribute("aria-hidden", "true");
+        for (const title of picture.querySelectorAll("title")) title.remove();
+      }
     };
     quiet();
-    // The theme replaces these pictures once its icons have come, before or after this.
     new MutationObserver(quiet).observe(button, { childList: true, subtree: true });
   }
   // The book's name in the sidebar leads home, and is in no landmark; the corner of a table is no header.
