@@ -159,7 +159,7 @@ def test_two_processes_train_in_one_folder(tmp_path):
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
-    for name in ("registry.json", "digits-linear.safetensors", "digits-linear.jsonl"):
+    for name in ("registry.json", "digits-linear.safetensors", "digits-linear.csv"):
         assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
@@ -242,7 +242,7 @@ def test_planted_links_are_not_written_through(tmp_path):
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_bytes(b"precious")
     folder.mkdir()
-    names = ("registry.json", "registry.unfinished", "digits-linear.safetensors", "digits-linear.jsonl")
+    names = ("registry.json", "registry.unfinished", "digits-linear.safetensors", "digits-linear.csv")
     for name in names:
         (folder / name).symlink_to(victim if name != "registry.json" else tmp_path / "nowhere")
     train_digits(folder, recipe=TINY, only="linear")
@@ -272,7 +272,7 @@ def damaged(trained, tmp_path):
 
 
 def test_half_a_log_line_stops_nothing(damaged, trained):
-    log = damaged / "digits-linear.jsonl"
+    log = damaged / "digits-linear.csv"
     log.write_bytes(log.read_bytes()[:-9])
     train_digits(damaged, recipe=TINY, only="linear")
     assert log.read_bytes() == (trained / log.name).read_bytes()

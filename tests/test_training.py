@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,23 @@ def test_what_is_written_loads(tiny):
         network, card = models.load(name, folder=tiny), models.card(name, folder=tiny)
         assert next(network.parameters()).dtype == torch.float32
         assert card["seed"] == 0 and card["torch"] == torch.__version__ and card["results"]
-    assert len((tiny / "digits-generator.jsonl").read_text().splitlines()) == 4
+    assert len(models.log("digits/generator", folder=tiny)["step"]) == 4
+
+
+def test_the_log_of_a_training_is_read_or_refused(tiny, tmp_path):
+    log = models.log("digits/generator", folder=tiny)
+    assert list(log)[0] == "step" and all(column.isfinite().all() for column in log.values())
+    assert (log["step"].diff() > 0).all() and log["step"][-1] == TINY.generator_steps
+    folder = shutil.copytree(tiny, tmp_path / "copy")
+    path = folder / "digits-generator.csv"
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(RuntimeError, match="digits-generator.csv is damaged: .*; reinstall the package, or re-create"):
+        models.log("digits/generator", folder=folder)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="the log of 'digits/generator' is missing"):
+        models.log("digits/generator", folder=folder)
+    with pytest.raises(ValueError, match="name must be a network whose log was kept, got 'digits/generator'"):
+        models.log("digits/generator")
 
 
 def test_same_seed_same_weights_and_another_seed_others(tiny, tmp_path):
@@ -69,9 +86,9 @@ def test_same_seed_same_weights_and_another_seed_others(tiny, tmp_path):
 
 
 def test_a_finished_run_is_not_run_again(tiny):
-    before = (tiny / "registry.json").read_bytes(), (tiny / "digits-cnn.jsonl").read_bytes()
+    before = (tiny / "registry.json").read_bytes(), (tiny / "digits-cnn.csv").read_bytes()
     train_digits(tiny, recipe=TINY)
-    assert before == ((tiny / "registry.json").read_bytes(), (tiny / "digits-cnn.jsonl").read_bytes())
+    assert before == ((tiny / "registry.json").read_bytes(), (tiny / "digits-cnn.csv").read_bytes())
 
 
 @pytest.mark.parametrize("kind", ["generator", "lipschitz-1.5"])
@@ -81,14 +98,14 @@ def test_a_killed_run_resumes_to_the_same_result(kind, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     program = f"from companion.training import *; {call}"
     process = subprocess.Popen([sys.executable, "-c", program], env=environment)
-    log = killed / f"digits-{kind}.jsonl"
+    log = killed / f"digits-{kind}.csv"
     deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) >= 3):
+    while not (log.exists() and len(log.read_text().splitlines()) >= 4):
         assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 3 <= len(log.read_text().splitlines()) < 30 and not (killed / "registry.json").exists()
+    assert 4 <= len(log.read_text().splitlines()) < 31 and not (killed / "registry.json").exists()
     train_digits(killed, only=kind, recipe=KILLED)
     train_digits(whole, only=kind, recipe=KILLED)
     assert_equal(weights(killed), weights(whole))

@@ -1,22 +1,25 @@
 """Trained networks that come with the package, each checked against its SHA-256 before it is read.
 
 `weights/registry.json` says of every network how to build it, its file and hash, and the recipe, seed,
-library version and measured results (`companion.training` wrote it). Weights are safetensors, fp16 on disk.
+library version and measured results (`companion.training` wrote it). Weights are safetensors, fp16 on disk; beside
+them are the logs of training, CSV.
 """
 
 from __future__ import annotations
 
 import copy
+import csv
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from companion import _files, _registry
 from companion.models import architectures
 
-__all__ = ["architectures", "card", "load", "names"]
+__all__ = ["architectures", "card", "load", "log", "names"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -72,6 +75,34 @@ def load(name: str, *, folder: Path | str = WEIGHTS) -> nn.Sequential:
     except RuntimeError as error:
         raise _files.Damaged(f"{path}: the architecture of {name!r} does not fit its weights: {error}") from error
     return network.eval().requires_grad_(False)
+
+
+def log(name: str, *, folder: Path | str = WEIGHTS) -> dict[str, Tensor]:
+    """How the training of a network went.
+
+    Args:
+        name: one of `names()`, e.g. "cifar10/vgg".
+        folder: where `registry.json` and the logs are (default: the shipped ones).
+    Returns:
+        Column -> (n,), one number a line of the log: "step", and what the recipe writes down, such as "loss".
+    Raises:
+        ValueError: unknown name, or a network whose log was not kept.
+        FileNotFoundError: the log is missing.
+        RuntimeError: it is not the one the registry describes.
+    """
+    entry = card(name, folder=folder)
+    if "log" not in entry:
+        raise ValueError(f"name must be a network whose log was kept, got {name!r}")
+    path = Path(folder) / Path(entry["log"]["file"]).name
+    remedy = f"reinstall the package, or re-create it: {entry['recipe']}"
+    if not path.is_file():
+        raise FileNotFoundError(f"the log of {name!r} is missing: {path}; {remedy}")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry["log"]["sha256"]:
+        raise _files.Damaged(f"{path} is damaged: {folder} states another SHA-256; {remedy}")
+    header, *lines = csv.reader(content.decode().splitlines())
+    values = torch.tensor([[float(cell) for cell in line] for line in lines], dtype=torch.float64)
+    return dict(zip(header, values.T, strict=True))
 
 
 def build(architecture: dict[str, Any]) -> nn.Sequential:

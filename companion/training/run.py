@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ class Run:
         self.random = torch.Generator().manual_seed(seed)
         self.seconds = 0.0
         self.rows: list[dict] = []  # what the log says
-        self.log = out / f"{name}.jsonl"
+        self.log = out / f"{name}.csv"
         self.checkpoint = out / "checkpoints" / f"{name}.safetensors"
 
     @contextmanager
@@ -46,7 +47,8 @@ class Run:
     ) -> None:
         """Call `step(index)` for every index not done yet; a checkpoint every so often and at the end."""
         done = self._restore(parts, optimizers)
-        self._write_log()
+        if done:
+            self._write_log()
         with tqdm(total=steps, initial=done, desc=self.name, disable=not self.progress) as bar:
             began = time.monotonic() - self.seconds
             for index in range(done, steps):
@@ -73,7 +75,8 @@ class Run:
 
     def _write_log(self) -> None:
         """The log is a copy, for people: what a run goes on from is in the checkpoint."""
-        _files.write(self.log, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        lines = [",".join(self.rows[0]), *(",".join(f"{value:.6g}" for value in row.values()) for row in self.rows)]
+        _files.write(self.log, "".join(f"{line}\n" for line in lines).encode())
 
     def _restore(self, parts: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
         if not self.checkpoint.exists():
@@ -124,6 +127,8 @@ def publish(
         "data": data,
         "results": results,
     }
+    if run.rows:  # a substitute's training has no log
+        entry["log"] = {"file": run.log.name, "sha256": hashlib.sha256(run.log.read_bytes()).hexdigest()}
     weights = {key: _half(value) for key, value in network.state_dict().items()}
     return _registry.add(run.out, name, f"{run.name}.safetensors", weights, entry)
 
