@@ -428,10 +428,10 @@ def test_a_chunk_that_raises_loses_no_other(client, tmp_path):
     assert all(begun(tmp_path)[index] == 1 for index in done)
 
 
-def test_workers_that_die_again_and_again_are_reported(client, tmp_path):
-    with pytest.raises(ChildProcessError, match="workers ended again and again over deadly-.*memory runs out"):
-        values(Job("deadly", deadly, {}, 1, 1, Store(tmp_path), "cpu"), client)
-    client.wait_for_workers(2, timeout=60)
+def test_workers_that_die_again_and_again_are_reported(tmp_path):
+    with connected(workers=2) as client:
+        with pytest.raises(ChildProcessError, match="workers ended again and again over deadly-.*memory runs out"):
+            values(Job("deadly", deadly, {}, 1, 1, Store(tmp_path), "cpu"), client)
 
 
 def deadly(job: Job, index: int) -> dict:
