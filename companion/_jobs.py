@@ -99,17 +99,19 @@ class Job:
         return f"{self.address}/{index:08d}-{self.rows(index)}.safetensors"
 
     def begin(self) -> set[int]:
-        """Make the store ready; which chunks are there already.
+        """Which chunks the store has already; unless it has all, it is made ready for the others.
 
         Raises:
-            OSError: it cannot be written to.
+            OSError: chunks are missing, and it cannot be written to.
         """
         if self.store is None:
             return set()
-        self.store.ready(self.address)
-        self.store.write(f"{self.address}/{PLAN}", json.dumps(self.plan, indent=1, sort_keys=True).encode())
-        there = self.store.names(self.address)
-        return {index for index in range(self.count) if self.file(index).rsplit("/", 1)[-1] in there}
+        names = self.store.names(self.address)
+        there = {index for index in range(self.count) if self.file(index).rsplit("/", 1)[-1] in names}
+        if len(there) < self.count:
+            self.store.ready(self.address)
+            self.store.write(f"{self.address}/{PLAN}", json.dumps(self.plan, indent=1, sort_keys=True).encode())
+        return there
 
     def work(self, index: int) -> Chunk:
         """Chunk `index`: from the store, or else measured and written there."""
@@ -177,7 +179,7 @@ def run(job: Job, *, client: Client | None = None, progress: bool = False) -> It
         progress: show a bar that counts rows.
 
     Raises:
-        OSError: the store cannot be written to.
+        OSError: chunks are missing from the store, and it cannot be written to.
         companion._files.Damaged: a chunk in it is not as it was written.
         ConnectionError: the scheduler was lost. ChildProcessError: workers ended again and again over one chunk.
         ValueError: a worker has other versions or weights, or does not see the store.

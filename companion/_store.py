@@ -40,13 +40,16 @@ class Store:
         self._put(f"{folder}/.ready", b"")
 
     def names(self, folder: str) -> set[str]:
-        """The names of the files in a folder."""
+        """The names of the files in a folder; none where there is no such folder."""
         local = self._local()
-        if local is not None:
-            return {path.name for path in (local / folder).iterdir()}
-        system, root = self._system()
-        system.invalidate_cache()  # other machines write here, too
-        return {name.rsplit("/", 1)[-1] for name in system.ls(f"{root}/{folder}", detail=False)}
+        try:
+            if local is not None:
+                return {path.name for path in (local / folder).iterdir()}
+            system, root = self._system()
+            system.invalidate_cache()  # other machines write here, too
+            return {name.rsplit("/", 1)[-1] for name in system.ls(f"{root}/{folder}", detail=False)}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
     def read(self, name: str) -> bytes | None:
         """The content of "folder/file", or None where there is no such file."""

@@ -491,6 +491,20 @@ def test_a_store_that_cannot_be_written_is_reported_before_the_work(tmp_path):
     assert not log(tmp_path)
 
 
+def test_a_store_that_has_all_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    values(a_job(tmp_path, samples=8))
+
+    def refuse(*_):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(Store, "ready", refuse)
+    monkeypatch.setattr(Store, "write", refuse)
+    assert values(a_job(tmp_path, samples=8)) == [*range(8)]
+    with pytest.raises(OSError, match="read-only"):
+        values(a_job(tmp_path, samples=10))
+    assert begun(tmp_path).total() == 4
+
+
 class Slow(LocalFileSystem):
     """A disk that takes its time, and sometimes fails."""
 
@@ -524,7 +538,7 @@ def test_what_killed_writers_left_in_a_store_is_cleared_away(tmp_path):
     for name, age in (("old", 2 * _files.HOUR), ("new", 0)):
         (folder / f".{name}.0123.unfinished").write_bytes(b"")
         os.utime(folder / f".{name}.0123.unfinished", (time.time() - age,) * 2)
-    values(a_job(tmp_path, samples=2))
+    values(a_job(tmp_path, samples=4))
     assert [path.name for path in folder.glob(".*")] == [".new.0123.unfinished"]
 
 
