@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -138,7 +139,7 @@ def few_attacks(names: tuple[str, ...] = ()) -> None:
     """Leaves a process some of the arms race's attacks, or gives it back all."""
     everything = getattr(arms_race, "_everything", arms_race.all_attacks)
     arms_race._everything = everything
-    arms_race.all_attacks = (lambda: {name: everything()[name] for name in names}) if names else everything
+    arms_race.all_attacks = (lambda **_: {name: everything()[name] for name in names}) if names else everything
 
 
 def test_the_arms_race_on_a_cluster_is_the_same(client):
@@ -360,6 +361,12 @@ def test_two_runs_share_a_store(tmp_path):
         if word == "end":
             finished.add(index)
     assert begun(tmp_path).total() < 60
+
+
+def test_two_chunks_do_not_wait_for_one_worker(client, tmp_path):
+    job = replace(a_job(tmp_path, samples=4, seconds=3), name="two long ones")
+    assert values(job, client) == [*range(4)]
+    assert len({process for _, _, process in log(tmp_path)}) == 2
 
 
 # Whatever dies on the way.
