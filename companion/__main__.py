@@ -16,7 +16,7 @@ from companion import __version__, _files, arms_race, check, models, scale
 from companion._cluster import connected
 from companion.experiments import TABLES, table
 from companion.experiments.report import REACHES
-from companion.training import NETWORKS, PRESETS, train_digits, train_images
+from companion.training import NETWORKS, PRESETS, RACES, race, train_digits, train_images
 
 SHARED = argparse.ArgumentParser(add_help=False)  # what may stand before a command and after it
 SHARED.add_argument(
@@ -91,7 +91,7 @@ def _add_train(commands) -> None:
         one = data.add_parser(name, parents=[SHARED])
         one.add_argument("--out", required=True, help="folder to write into")
         one.add_argument("--seed", type=int, default=0)
-        kinds = NETWORKS if name == "digits" else [*PRESETS[name]["cpu"]]
+        kinds = NETWORKS if name == "digits" else [*PRESETS[name]["cpu"], *(race.NETWORKS if name in RACES else [])]
         one.add_argument("--only", choices=kinds, help="make this network alone")
         if name != "digits":
             one.add_argument("--preset", choices=[*PRESETS[name]], default="cpu", help="how wide and how long (cpu)")
@@ -114,20 +114,23 @@ def _train(options: argparse.Namespace) -> None:
 
 def _add_arms_race(commands) -> None:
     about = "measure every attack against every defence; given again, it goes on"
-    race = commands.add_parser("arms-race", help=about, parents=[SHARED])
-    race.add_argument("data", help="digits, or another set whose networks are trained")
-    race.add_argument("--out", required=True, help="JSON file to write; beside it, FILE.chunks, which may be deleted")
-    race.add_argument("--images", type=int, default=100, help="how many held-out images (100)")
-    race.add_argument("--chunk", type=int, default=25, help="images at a time (25)")
-    _add_where(race)
-    race.set_defaults(run=_arms_race)
+    one = commands.add_parser("arms-race", help=about, parents=[SHARED])
+    one.add_argument("data", choices=[*arms_race.SETTINGS])
+    one.add_argument("--out", required=True, help="JSON file to write; beside it, FILE.chunks, which may be deleted")
+    one.add_argument("--weights", default=models.WEIGHTS, help="folder that train has written (the shipped networks)")
+    one.add_argument("--images", type=int, default=100, help="how many held-out images (100)")
+    one.add_argument("--chunk", type=int, default=25, help="images at a time (25)")
+    one.add_argument("--root", help="folder with the data set (COMPANION_DATA); without it, a download")
+    _add_where(one)
+    one.set_defaults(run=_arms_race)
 
 
 def _arms_race(options: argparse.Namespace) -> None:
     out = _file(options.out)
     with _client(options) as client:
-        own = dict(images=options.images, seed=options.seed, chunk=options.chunk, store=_store(options))
-        arms_race.save(arms_race.run(options.data, **own, client=client, progress=True), out)
+        own = {name: getattr(options, name) for name in ("weights", "images", "seed", "chunk", "root")}
+        found = arms_race.run(options.data, **own, store=_store(options), client=client, progress=True)
+        arms_race.save(found, out)
 
 
 def _add_table(commands) -> None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from companion import _files, _jobs, models
 from companion import _validation as check
+from companion import data as sets
 from companion._jobs import Job
 from companion._store import Store
 from companion.attacks import fgsm, jsma, lbfgs, mi_fgsm, minimal_l2
@@ -30,9 +30,29 @@ if TYPE_CHECKING:
 
 THREATS = ("white box, naive", "white box, adaptive", "transfer", "substitute")
 VICTIMS = ("undefended", "distilled", "FGSM-trained", "ensemble-trained", "quantised", "random")
-EPS = 0.2  # the L∞ size at which the accuracy under the sign attacks is taken
-# Sizes at which the sign attacks look for the smallest perturbation.
-SIZES = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+
+
+class Setting(NamedTuple):
+    """How the race is run on the images of a data set.
+
+    Attributes:
+        plain: the undefended network, which is also behind the victims that only hide its gradient.
+        eps: the L∞ size at which the accuracy under the sign attacks is taken.
+        sizes: those at which the sign attacks look for the smallest perturbation.
+        pixels: the share of pixels that JSMA may change.
+    """
+
+    plain: str
+    eps: float
+    sizes: tuple[float, ...]
+    pixels: float
+
+
+SETTINGS = {
+    "digits": Setting("cnn", 0.2, (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0), 0.5),
+    "cifar10": Setting("vgg", 8 / 255, tuple(shades / 255 for shades in (1, 2, 4, 8, 16, 32, 64)), 0.05),
+}
+EPS, SIZES = SETTINGS["digits"].eps, SETTINGS["digits"].sizes
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -107,8 +127,12 @@ class Matrix(NamedTuple):
         return self.accuracy[place].item(), self.distance[place].item()
 
 
-def all_attacks() -> dict[str, Attack]:
-    """The attacks of the matrix: four published ones, two in two forms, and this book's minimal-norm attack."""
+def all_attacks(*, pixels: float = 0.5) -> dict[str, Attack]:
+    """The attacks of the matrix: four published ones, two in two forms, and this book's minimal-norm attack.
+
+    Args:
+        pixels: the share of pixels that JSMA may change, in (0, 1].
+    """
 
     def sign(attack, **options):
         def run(classifier, x, y, bounds, eps):
@@ -117,7 +141,7 @@ def all_attacks() -> dict[str, Attack]:
         return Attack(run, sized=True)
 
     def few_pixels(classifier, x, y, bounds):
-        return jsma(classifier, x, y, bounds=bounds, max_fraction=0.5)
+        return jsma(classifier, x, y, bounds=bounds, max_fraction=pixels)
 
     def few_pixels_by_probabilities(classifier, x, y, bounds):
         return few_pixels(lambda image: classifier(image).softmax(1), x, y, bounds)
@@ -136,27 +160,31 @@ def all_attacks() -> dict[str, Attack]:
     }
 
 
-def shipped_victims(data: str = "digits", *, draws: int = 32, seed: int = 0) -> tuple[dict[str, Victim], Callable]:
+def shipped_victims(
+    data: str = "digits", *, weights: Path | str = models.WEIGHTS, draws: int = 32, seed: int = 0
+) -> tuple[dict[str, Victim], Callable]:
     """The trained networks of a data set as victims, name -> `Victim`, and the surrogate trained on the same data.
 
     Args:
-        data: "digits", or another set once the networks of the same names are in the registry.
+        data: "digits" or "cifar10".
+        weights: folder with `registry.json` and the networks, as `train` leaves it (default: the shipped ones, which
+            are those of digits).
         draws: calls that the random defence averages; its adaptive attacker averages a quarter of them.
         seed: seeds the random defence.
 
     Raises:
-        ValueError: networks are missing; says which.
+        ValueError: unknown `data`, or networks are missing; says which.
     """
-    kinds = ["cnn", "surrogate", "distilled", "fgsm-trained", "ensemble-trained"]
-    kinds += [f"substitute-{name.lower()}" for name in VICTIMS]
-    missing = [kind for kind in kinds if f"{data}/{kind}" not in models.names()]
+    kinds = _networks(data)
+    missing = [kind for kind in kinds if f"{data}/{kind}" not in models.names(folder=weights)]
     if missing:
         raise ValueError(
-            f"data must be a set whose networks have been trained; of {data!r} these are missing: {', '.join(missing)}"
+            f"weights must hold the networks of the race on {data}, got {str(weights)!r} without {', '.join(missing)}; "
+            f"they are made by: python -m companion train {data} --out DIR"
         )
-    network = {kind: models.load(f"{data}/{kind}") for kind in kinds}
-    plain, distilled = network["cnn"], network["distilled"]
-    temperature = models.card(f"{data}/distilled")["results"]["temperature"]
+    network = {kind: models.load(f"{data}/{kind}", folder=weights) for kind in kinds}
+    plain, distilled = network[SETTINGS[data].plain], network["distilled"]
+    temperature = models.card(f"{data}/distilled", folder=weights)["results"]["temperature"]
     random = RandomActivations(plain, seed=seed)
     seen = {
         "undefended": (plain, plain, plain),
@@ -168,6 +196,14 @@ def shipped_victims(data: str = "digits", *, draws: int = 32, seed: int = 0) -> 
     }
     victims = {name: Victim(*ways, network[f"substitute-{name.lower()}"]) for name, ways in seen.items()}
     return victims, network["surrogate"]
+
+
+def _networks(data: str) -> list[str]:
+    """The kinds of networks that take part."""
+    if data not in SETTINGS:
+        raise ValueError(f"data must be one of {', '.join(SETTINGS)}, got {data!r}")
+    kinds = [SETTINGS[data].plain, "surrogate", "distilled", "fgsm-trained", "ensemble-trained"]
+    return kinds + [f"substitute-{name.lower()}" for name in VICTIMS]
 
 
 def matrix(
@@ -249,9 +285,11 @@ def _counted(found: Outcomes, names: tuple[tuple[str, ...], ...]) -> Matrix:
 def run(
     data: str = "digits",
     *,
+    weights: Path | str = models.WEIGHTS,
     images: int = 100,
     seed: int = 0,
     chunk: int = 25,
+    root: Path | str | None = None,
     store: Path | str | None = None,
     client: Client | None = None,
     progress: bool = False,
@@ -259,19 +297,23 @@ def run(
     """The whole matrix on held-out images of `data`, with its provenance: `python -m companion arms-race digits`.
 
     Args:
-        data: "digits"; any other set once its networks are trained and `companion.data` can read it.
+        data: "digits" or "cifar10"; `SETTINGS` has the sizes of each.
+        weights: folder with `registry.json` and the networks, as `train` leaves it (default: the shipped ones, which
+            are those of digits).
         images: how many of the held-out images, at least 1; the first ones.
         seed: seeds the random defence, anew for every chunk; 0 to 4095.
         chunk: images at a time.
+        root: folder with the data set, see `companion.data`; digits come with the package.
         store: folder or fsspec address (s3://bucket/folder) where every chunk is kept, which runs and machines may
             share. Given again, with as many images or more, it goes on with those that are missing. By default nothing
             is kept.
         client: a Dask client (`dask.distributed.Client`), whose workers measure; by default this process does. They
-            need the same versions and the store in the same place.
+            need the same versions and, in the same place, `weights` and the store.
         progress: show a bar.
 
     Raises:
-        ValueError: networks are missing; a worker has other versions or networks, or does not see the store.
+        ValueError: unknown `data`, or networks are missing; a worker has other versions or networks, or does not see
+            the store. Missing or damaged data are reported as by `companion.data`.
         OSError: the store cannot be written to, the scheduler was lost, or workers were ended again and again.
         RuntimeError: a chunk is not as it was written.
     """
@@ -280,28 +322,32 @@ def run(
     seed = check.integer("seed", seed, minimum=0)
     if seed >= 2**12:
         raise ValueError(f"seed must be less than {2**12}, got {seed!r}")
-    shipped_victims(data)  # says which networks are missing
-    images = min(images, len(_held_out(data)[0]))
-    hashes = {name: models.card(name)["sha256"] for name in models.names() if name.startswith(f"{data}/")}
-    attacks = tuple(all_attacks())
-    plan = {"measure": "arms race", "data": data, "weights": hashes, "seed": seed}
-    plan |= {"eps": EPS, "sizes": SIZES, "attacks": attacks}
+    weights = Path(weights).absolute()
+    shipped_victims(data, weights=weights)  # says which networks are missing
+    x, y, copy = _held_out(data, root, progress)
+    x, y = x[:images], y[:images]
+    hashes = {f"{data}/{kind}": models.card(f"{data}/{kind}", folder=weights)["sha256"] for kind in _networks(data)}
+    setting = SETTINGS[data]
+    attacks = tuple(all_attacks(pixels=setting.pixels))
+    plan = {"measure": "arms race", "data": data, "copy": copy, "weights": hashes, "seed": seed}
+    plan |= {"setting": setting._asdict(), "attacks": attacks}
     where = None if store is None else Store(store)
-    job = Job(f"arms race {data}", measure, plan, images, chunk, where, "cpu", models.WEIGHTS)
+    job = Job(f"arms race {data}", measure, plan, len(x), chunk, where, "cpu", weights, given=(x, y))
     columns, made = _jobs.columns(_jobs.run(job, client=client, progress=progress))
     seconds = columns.pop("seconds").item()
     found = _counted(Outcomes(**columns), (VICTIMS, THREATS, attacks))
-    options = f"--images {images} --seed {seed} --chunk {chunk}"
+    options = f"--images {len(x)} --seed {seed} --chunk {chunk}"
     versions = {"companion": job.plan["version"], "python": made["python"], "torch": made["torch"]}
     return found._replace(
         provenance={
             "command": f"python -m companion arms-race {data} {options} --out FILE",
-            "data": f"{images} held-out images of {data}",
-            "eps": EPS,
+            "data": f"{len(x)} held-out images of {data}",
+            "eps": setting.eps,
             "seed": seed,
             "commit": made["commit"],
             "device": f"{made['device']} ({platform.machine()})",
             "versions": versions,
+            "weights": hashes,
             "seconds": round(seconds),
         }
     )
@@ -310,24 +356,21 @@ def run(
 def measure(job: Job, index: int) -> dict[str, Tensor]:
     """The `Outcomes` of one chunk of images."""
     data, start = job.plan["data"], index * job.chunk
-    x, y = (part[start : start + job.rows(index)] for part in _held_out(data))
-    began = time.perf_counter()
-    victims, surrogate = shipped_victims(data, seed=(job.plan["seed"] << 20) + index)
-    found = _outcomes(victims, surrogate, x, y, EPS, (0.0, 1.0), all_attacks(), THREATS, SIZES, False)
+    x, y = (part[start : start + job.rows(index)] for part in job.given)
+    began, setting = time.perf_counter(), SETTINGS[data]
+    seed = (job.plan["seed"] << 20) + index
+    victims, surrogate = shipped_victims(data, weights=job.weights or models.WEIGHTS, seed=seed)
+    options = (setting.eps, (0.0, 1.0), all_attacks(pixels=setting.pixels), THREATS, setting.sizes, False)
+    found = _outcomes(victims, surrogate, x, y, *options)
     return found._asdict() | {"seconds": torch.tensor([time.perf_counter() - began])}
 
 
-@cache
-def _held_out(data: str) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] that no network was trained on, and their labels."""
-    from companion import data as sets
-
+def _held_out(data: str, root: Path | str | None, progress: bool) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Images in [0, 1] that no network was trained on, their labels, and which copy of the data this is."""
     if data == "digits":
-        return sets.held_out_digits()
-    if data not in sets.ADDRESSES:
-        raise ValueError(f"data must be a set that companion.data can read, got {data!r}")
-    found = getattr(sets, data)()
-    return found.test_images / 255, found.test_labels
+        return *sets.held_out_digits(), {}
+    found: sets.Images = getattr(sets, data)(root=root, progress=progress)
+    return found.test_images / 255, found.test_labels, found.copy
 
 
 def save(found: Matrix, path: Path | str) -> None:

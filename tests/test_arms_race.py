@@ -300,7 +300,7 @@ def test_a_matrix_survives_the_disk(tmp_path):
 
 
 def test_the_command_writes_where_it_was_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(arms_race, "all_attacks", lambda: {"one": Attack(lambda f, x, y, bounds: x, False)})
+    monkeypatch.setattr(arms_race, "all_attacks", lambda **_: {"one": Attack(lambda f, x, y, bounds: x, False)})
     main(["arms-race", "digits", "--images", "5", "--out", str(tmp_path / "r.json")])
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["provenance"]["data"] == "5 held-out images of digits"
@@ -314,7 +314,8 @@ ONE = {"a": Victim(half, half, half)}
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: arms_race.run("cifar10"), "of 'cifar10' these are missing: cnn, surrogate"),
+        (lambda: arms_race.run("cifar10"), "on cifar10, got .*weights. without surrogate, .*train cifar10 --out DIR"),
+        (lambda: arms_race.run("svhn"), "data must be one of digits, cifar10, got 'svhn'"),
         (lambda: arms_race.run("digits", images=0), "images must be an integer of at least 1"),
         (lambda: matrix({}, half, POINT, LABEL), "victims not empty"),
         (lambda: matrix(ONE, half, POINT, LABEL, threats=["guessing"]), "threats must be among"),

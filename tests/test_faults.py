@@ -360,7 +360,7 @@ def nothing(f, x, y, bounds):
 def race(monkeypatch):
     """A race with an attack that does nothing; the images that it was shown, and what it says of its commit."""
     shown = []
-    monkeypatch.setattr(arms_race, "all_attacks", lambda: {"one": Attack(nothing, False)})
+    monkeypatch.setattr(arms_race, "all_attacks", lambda **_: {"one": Attack(nothing, False)})
     outcomes = arms_race._outcomes
     monkeypatch.setattr(arms_race, "_outcomes", lambda *given: shown.append(len(given[2])) or outcomes(*given))
     return shown

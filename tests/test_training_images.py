@@ -21,12 +21,13 @@ from scipy.stats import kstest
 from torch import nn
 from torch.nn import functional as F
 
-from companion import data, models
+from companion import arms_race, data, models
 from companion.__main__ import main
-from companion.training import PRESETS, images, train_images
+from companion.training import PRESETS, images, race, train_images
 
 RECORDS = 80
 SMOKE = PRESETS["cifar10"]["smoke"]
+KINDS = [*SMOKE, *race.NETWORKS]
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +69,14 @@ def assert_equal(first: dict, second: dict) -> None:
 
 
 def test_what_is_written_loads_and_is_as_stated(smoke, root):
-    assert models.names(folder=smoke) == tuple(sorted(f"cifar10/{kind}" for kind in SMOKE))
+    assert models.names(folder=smoke) == tuple(sorted(f"cifar10/{kind}" for kind in KINDS))
     found = data.cifar10(root=root)
-    for kind in ("vgg", "wide-resnet", "wide-resnet-adversarial"):
+    for kind in set(KINDS) - {"generator"}:
         card, network = models.card(f"cifar10/{kind}", folder=smoke), models.load(f"cifar10/{kind}", folder=smoke)
         right = network(found.test_images[:64] / 255).argmax(1) == found.test_labels[:64]
         assert card["results"]["test_accuracy"] == right.double().mean().item()
-        assert 0 <= card["results"]["attacked_accuracy"] <= 1 and card["results"]["training_seconds"] > 0
+        assert 0 <= card["results"]["attacked_accuracy"] <= 1
+        assert kind.startswith("substitute-") or card["results"]["training_seconds"] > 0
         assert card["data"] == found.copy and f"--only {kind}" in card["recipe"]
     results = models.card("cifar10/generator", folder=smoke)["results"]
     assert sum(results["class_probabilities"]) == pytest.approx(1)
@@ -82,13 +84,41 @@ def test_what_is_written_loads_and_is_as_stated(smoke, root):
     assert models.load("cifar10/generator", folder=smoke)(torch.zeros(1, 100)).shape == (1, 3, 32, 32)
 
 
+def test_the_networks_of_the_race_are_what_they_are_called(smoke):
+    def results(kind):
+        return models.card(f"cifar10/{kind}", folder=smoke)["results"]
+
+    assert results("distilled")["temperature"] == 20
+    assert results("fgsm-trained")["eps"] == results("ensemble-trained")["eps"] == pytest.approx(8 / 255)
+    assert "eps" not in results("surrogate")
+    for victim in race.VICTIMS:
+        found = results(f"substitute-{victim}")
+        assert (found["victim"], found["queries"]) == (victim, 8 * 2**5) and 0 <= found["agreement"] <= 1
+    first, *others = (models.load(f"cifar10/{kind}", folder=smoke).state_dict() for kind in race.NETWORKS)
+    assert not any(torch.equal(first["1.weight"], other["1.weight"]) for other in others)
+
+
+def test_the_race_is_run_on_what_was_trained(smoke, root, monkeypatch):
+    some = {name: arms_race.all_attacks(pixels=0.05)[name] for name in ("FGSM", "JSMA")}
+    monkeypatch.setattr(arms_race, "all_attacks", lambda *, pixels: some)
+    found = arms_race.run("cifar10", weights=smoke, root=root, images=4, chunk=3)
+    assert found.accuracy.shape == (6, 4, 2) and not found.accuracy.isnan().any()
+    assert found.provenance["eps"] == 8 / 255 and found.provenance["data"] == "4 held-out images of cifar10"
+    images, labels = data.cifar10(root=root).test_images[:4] / 255, data.cifar10(root=root).test_labels[:4]
+    for name, victim in arms_race.shipped_victims("cifar10", weights=smoke)[0].items():
+        if name != "random":
+            right = (victim.answer(images).argmax(1) == labels).double().mean()
+            assert found.clean[found.victims.index(name)] == right
+
+
 def test_a_finished_run_is_left_alone(smoke, root, monkeypatch):
     before = {path: path.read_bytes() for path in smoke.rglob("*") if path.is_file()}
     monkeypatch.setattr(images, "train_classifier", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(images, "train_dcgan", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(images, "train_racer", lambda *_: pytest.fail("trained again"))
     registry = train_images("cifar10", smoke, preset="smoke", root=root, device="cpu")
     assert before == {path: path.read_bytes() for path in smoke.rglob("*") if path.is_file()}
-    assert list(registry) == [f"cifar10/{kind}" for kind in SMOKE]
+    assert list(registry) == [f"cifar10/{kind}" for kind in KINDS]
 
 
 # Ten batches an epoch, a checkpoint every four: kills come in the middle of an epoch.

@@ -2,7 +2,7 @@
 
 Everything is seeded. A run that was killed goes on from its last checkpoint when the same command is given
 again, and ends with the same weights as an unbroken one: to the bit, given the same torch, processor and
-number of threads. In DIR it leaves the weights, `registry.json`, one log per network (JSON lines) and the
+number of threads. In DIR it leaves the weights, `registry.json`, one log per network (CSV) and the
 checkpoints, which may be deleted.
 """
 
@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from companion import _files, _registry, models
+from companion import _files, models
 from companion._fit import descend, fit, set_rate
 from companion.data import Digits, digits
-from companion.defences.adversarial import adversarial_loss
-from companion.defences.distillation import label_loss, teacher_loss
-from companion.defences.masking import RandomActivations, eot, quantise
-from companion.defences.surrogates import substitute
+from companion.defences.distillation import label_loss
 from companion.models import quality
+from companion.training import race
 from companion.training.orthogonal import orthogonal_end, orthogonal_start, step_back
 from companion.training.run import Run, as_shipped, publish
 
@@ -41,19 +39,8 @@ LIPSCHITZ = {f"lipschitz-{constant:g}": constant for constant in (1.0, 1.5, 2.0,
 MARGIN, BALANCE = 0.999, 2.0
 # The networks of the chapter on the arms race: the same small network, undefended and defended in three ways.
 SMALL = {"builder": "digits_cnn", "width": 16}
-TEMPERATURE, EPS = 20.0, 0.3
-DEFENDED = ("surrogate", "distilled", "fgsm-trained", "ensemble-trained")
-# What attackers who see only labels make of each victim.
-VICTIMS = {
-    "undefended": "cnn",
-    "distilled": "distilled",
-    "fgsm-trained": "fgsm-trained",
-    "ensemble-trained": "ensemble-trained",
-    "quantised": "cnn",
-    "random": "cnn",
-}
-SEEDS, ROUNDS = 150, 6
-NETWORKS = (*CLASSIFIERS, "generator", *LIPSCHITZ, *DEFENDED, *(f"substitute-{victim}" for victim in VICTIMS))
+EPS, SEEDS = 0.3, 150
+NETWORKS = (*CLASSIFIERS, "generator", *LIPSCHITZ, *race.NETWORKS)
 PENALTY, ENTROPY = 0.003, 0.3
 DATA = "1,347 of the 1,797 handwritten digits bundled with scikit-learn (UCI Optical Recognition, test part)"
 
@@ -102,14 +89,13 @@ def train_digits(
             network = as_shipped(train_generator(run, data, LIPSCHITZ.get(kind)))
             results = quality.generator_report(network, _made("cnn", out), data)
         else:
-            architecture = CLASSIFIERS.get(kind, CLASSIFIERS["mlp"] if kind.startswith("substitute-") else SMALL)
-            extra = {}
+            architecture, extra = CLASSIFIERS.get(kind, SMALL), {}
             if kind in CLASSIFIERS:
                 network = train_classifier(run, data, kind)
-            elif kind in DEFENDED:
-                network = train_defended(run, data, kind)
-                extra = {"distilled": {"temperature": TEMPERATURE}, "surrogate": {}}.get(kind, {"eps": EPS})
+            elif kind in race.DEFENDED:
+                network, extra = train_defended(run, data, kind)
             else:
+                architecture = CLASSIFIERS["mlp"]
                 network, extra = train_substitute(run, data, kind.removeprefix("substitute-"))
             network = as_shipped(network)
             results = quality.classifier_report(network, data) | extra
@@ -127,41 +113,25 @@ def train_classifier(run: Run, data: Digits, kind: str) -> nn.Module:
     return _fit(run, network, loss, data, rate=1e-2 if kind == "linear" else 2e-3)
 
 
-def train_defended(run: Run, data: Digits, kind: str) -> nn.Module:
-    """The small network with one of the training defences, or, as surrogate, with none."""
-    images, labels = data.train_images, data.train_labels
+def train_defended(run: Run, data: Digits, kind: str) -> tuple[nn.Module, dict]:
+    """The small network, defended or not, and what its card says of it."""
     # The surrogate is another network than its victims, so it begins elsewhere.
     with run.seeded(run.seed + (kind == "surrogate")):
         network = models.build(SMALL)
-    if kind == "surrogate":
-        return _fit(run, network, label_loss(images, labels, 1.0, run, distort), data)
-    if kind == "distilled":
-        first = Run(run.out, f"{run.name}-teacher", run.seed, run.recipe, run.progress)
-        teacher = _fit(first, network, label_loss(images, labels, TEMPERATURE, first, distort), data)
-        return _fit(run, network, teacher_loss(images, teacher, TEMPERATURE, run, distort), data)
     static = [_made(name, run.out) for name in ("cnn", "mlp")] if kind == "ensemble-trained" else []
-    return _fit(run, network, adversarial_loss(images, labels, static, EPS, (0.0, 1.0), run, distort), data)
+    options = dict(steps=run.recipe.classifier_steps, batch_size=run.recipe.batch_size)
+    options |= dict(augment=distort, static=static, eps=EPS)
+    return race.train_defended(run, kind, network, data.train_images, data.train_labels, **options)
 
 
 def train_substitute(run: Run, data: Digits, victim: str) -> tuple[nn.Module, dict]:
-    """What an attacker makes of a victim's labels, who begins with generated digits; not resumed, begun again.
-
-    Returns the substitute, and how many labels it took and how often it agrees with the victim.
-    """
-    asked = plain = _made(VICTIMS[victim], run.out)
-    if victim == "quantised":
-        asked = lambda x: plain(quantise(x))  # noqa: E731
-    elif victim == "random":
-        asked = eot(RandomActivations(plain, seed=run.seed))
-    generator = _made("generator", run.out)
+    """What an attacker makes of a victim's labels, and what its card says of it."""
+    behind, generator = _made(victim if victim in race.DEFENDED else "cnn", run.out), _made("generator", run.out)
     seeds = generator(torch.randn(SEEDS, generator.latent_dim, generator=run.random))
     with run.seeded():
         network = models.build(CLASSIFIERS["mlp"])
     steps = max(1, run.recipe.classifier_steps // 4)
-    network, queries = substitute(network, asked, seeds, rounds=ROUNDS, steps=steps, seed=run.seed)
-    images = data.held_out_images
-    agreement = (network(images).argmax(1) == asked(images).argmax(1)).double().mean().item()
-    return network, {"victim": victim, "queries": queries, "agreement": agreement}
+    return race.train_substitute(run, victim, network, behind, seeds, data.held_out_images, steps=steps)
 
 
 def train_generator(run: Run, data: Digits, constant: float | None = None) -> nn.Sequential:
@@ -245,7 +215,5 @@ def _fit(run: Run, network: nn.Module, loss, data: Digits, rate: float = 2e-3) -
     return fit(network, loss, len(data.train_images), run, **options)
 
 
-def _made(kind: str, out: Path) -> nn.Module:
-    """The network of this run if it is there, else the shipped one."""
-    folder = out if f"digits/{kind}" in _registry.trained(out) else models.WEIGHTS
-    return models.load(f"digits/{kind}", folder=folder)
+def _made(kind: str, out: Path) -> nn.Sequential:
+    return race.made(f"digits/{kind}", out)

@@ -1,6 +1,7 @@
 """The recipes for CIFAR-10 and SVHN: `python -m companion train cifar10 --preset cpu --root DATA --out DIR`.
 
-One command trains the classifiers of the paper's table and a DCGAN, in order, and writes what `train digits` writes.
+One command trains the classifiers of the paper's table, a DCGAN and, for CIFAR-10, the networks of the arms race, in
+order, and writes what `train digits` writes.
 Given again it goes on where it was killed, in the middle of an epoch too, and ends with the same weights: to the bit on
 a CPU, given the same torch, processor and number of threads; on a GPU sums may round in another order.
 
@@ -30,7 +31,8 @@ from companion import data as sets
 from companion._fit import descend, set_rate
 from companion.models import quality
 from companion.smoothness import lipschitz_at
-from companion.training.presets import PRESETS, Gan
+from companion.training import race
+from companion.training.presets import PRESETS, RACES, Gan, Race
 from companion.training.run import Run, as_shipped, publish
 
 RADIUS = 8 / 255
@@ -47,7 +49,9 @@ def train_images(
     only: str | None = None,
     progress: bool = False,
 ) -> dict:
-    """Train, measure and write the networks of one table. What is finished already is left as it is.
+    """Train, measure and write the networks of one table, and of the arms race on the same photographs.
+
+    What is finished already is left as it is.
 
     Args:
         data: "cifar10" or "svhn".
@@ -65,7 +69,9 @@ def train_images(
             or `out` holds a checkpoint of another seed, recipe, precision or copy of the data. Missing or damaged data
             are reported as by `companion.data`.
     """
-    recipes = _one_of("preset", preset, _one_of("data", data, PRESETS))
+    recipes = dict(_one_of("preset", preset, _one_of("data", data, PRESETS)))
+    if preset in RACES.get(data, {}):
+        recipes |= dict.fromkeys(race.NETWORKS, RACES[data][preset])
     if only is not None:
         recipes = {only: _one_of("only", only, recipes)}
     out = Path(out)
@@ -84,11 +90,17 @@ def train_images(
             judge = _trained(f"{data}/{recipe.judge}", out).to(place)
             network = as_shipped(train_dcgan(session))
             results = generator_report(session, network, judge)
+        elif isinstance(recipe, Race):
+            network, extra = train_racer(session, data, kind)
+            network = as_shipped(network)
+            results = classifier_report(session, network) | extra
         else:
             start = recipe.start and _trained(f"{data}/{recipe.start}", out)
             network = as_shipped(train_classifier(session, start))
             results = classifier_report(session, network)
-        results |= {"training_seconds": run.seconds, "device": _device_name(place), "precision": settings["precision"]}
+        if run.seconds:  # a substitute's training is not timed
+            results |= {"training_seconds": run.seconds}
+        results |= {"device": _device_name(place), "precision": settings["precision"]}
         command = f"python -m companion train {data} --preset {preset} --seed {seed} --only {kind} --out DIR"
         publish(run, name, network, recipe.architecture, results, command=command, data=images.copy)
     return {name: models.card(name, folder=out) for name in names}
@@ -120,9 +132,9 @@ class Session:
         chosen = self._order[place * size : (place + 1) * size]
         return self.distort(self.train_images[chosen]) / 255, self.train_labels[chosen]
 
-    def distort(self, images: Tensor) -> Tensor:
+    def distort(self, images: Tensor, random: torch.Generator | None = None) -> Tensor:
         """The images moved by up to four pixels, mirrored at their borders, and half of them flipped."""
-        moved = shift(images, self.run.random, flip=self.flip)
+        moved = shift(images, random or self.run.random, flip=self.flip)
         return moved.contiguous(memory_format=torch.channels_last)
 
     def latents(self, n: int, dim: int) -> Tensor:
@@ -169,6 +181,29 @@ def train_classifier(session: Session, start: nn.Module | None = None) -> nn.Mod
 
     run.loop(step, steps, {"network": network, "average": average.network}, {"optimizer": optimizer})
     return average.network
+
+
+def train_racer(session: Session, data: str, kind: str) -> tuple[nn.Module, dict]:
+    """One of `race.NETWORKS` by the session's `Race` recipe, and what its card says of it."""
+    run, recipe = session.run, session.recipe
+
+    def made(kind: str) -> nn.Sequential:
+        return race.made(f"{data}/{kind}", run.out).to(session.device)
+
+    # The surrogate is another network than its victims, so it begins elsewhere.
+    with run.seeded(run.seed + (kind == "surrogate")):
+        network = session.place(models.build(recipe.architecture))
+    options = dict(batch_size=recipe.batch_size)
+    if kind in race.DEFENDED:
+        options |= dict(steps=recipe.steps, eps=recipe.eps, augment=lambda x, random: session.distort(x, random) / 255)
+        static = [made(other) for other in ("vgg", "wide-resnet")] if kind == "ensemble-trained" else []
+        images, labels = session.train_images, session.train_labels
+        return race.train_defended(run, kind, network, images, labels, static=static, **options)
+    victim, generator = kind.removeprefix("substitute-"), made("generator")
+    seeds = generator(session.latents(recipe.seeds, generator.latent_dim))
+    judged, behind = session.test_images / 255, made(victim if victim in race.DEFENDED else "vgg")
+    options |= dict(steps=recipe.substitute_steps)
+    return race.train_substitute(run, victim, network, behind, seeds, judged, **options)
 
 
 def worst_case(

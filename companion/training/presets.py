@@ -72,6 +72,33 @@ class Gan:
     judged: int = 10_000
 
 
+@dataclass(frozen=True)
+class Race:
+    """Recipe of the networks of the arms race: AdamW and a cosine schedule, as `companion.defences` trains.
+
+    Attributes:
+        architecture: as `companion.models` builds it; defended networks, surrogate and substitutes are alike.
+        steps: steps of a training; distillation has two.
+        substitute_steps: steps of each round in which a substitute is trained.
+        seeds: generated images with which the attacker begins who trains a substitute.
+        eps: size of the perturbations that networks are trained on, in L∞.
+        batch_size: images a step.
+        checkpoint_every: steps between checkpoints, and between lines of the log.
+        images: train on the first so many images only, or None.
+        judged: test images that are looked at in the end.
+    """
+
+    architecture: dict
+    steps: int
+    substitute_steps: int
+    seeds: int = 500
+    eps: float = 8 / 255
+    batch_size: int = 128
+    checkpoint_every: int = 100
+    images: int | None = None
+    judged: int = 10_000
+
+
 def _wide_resnets(depth: int, width: int, plain: dict, adversarial: dict) -> dict:
     architecture = {"builder": "wide_resnet", "depth": depth, "width": width}
     return {
@@ -138,5 +165,13 @@ PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
             "resnet-101": _resnet(101, 64, epochs=40),
             "generator": _gan(128, critic_width=128, judge="resnet-18", steps=150_000, rate=2e-4, average=0.9999),
         },
+    },
+}
+# The networks of the arms race, `companion.training.race.NETWORKS`, by data set and preset.
+RACES: dict[str, dict[str, Race]] = {
+    "cifar10": {
+        "smoke": Race({"builder": "vgg", "depth": 11, "width": 2}, steps=4, substitute_steps=2, seeds=8, **_FEW),
+        "cpu": Race({"builder": "vgg", "depth": 11, "width": 16}, steps=4_000, substitute_steps=400),
+        "gpu": Race({"builder": "vgg", "depth": 16, "width": 32}, steps=10_000, substitute_steps=1_000),
     },
 }

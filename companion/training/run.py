@@ -31,6 +31,12 @@ class Run:
         self.log = out / f"{name}.csv"
         self.checkpoint = out / "checkpoints" / f"{name}.safetensors"
 
+    def part(self, name: str) -> Run:
+        """A run of its own for a network that this one needs on its way."""
+        other = Run(self.out, f"{self.name}-{name}", self.seed, self.recipe, self.progress)
+        other.settings = self.settings
+        return other
+
     @contextmanager
     def seeded(self, seed: int | None = None) -> Iterator[None]:
         """Layers are initialised from the run's seed, or `seed`, inside; the global random state is put back after."""
