@@ -123,6 +123,7 @@ def jacobian(results: dict, options, save) -> None:
             times[name].append(clock.seconds())
             errors[name] = ((found.double() - values[:, 0]).abs() / values[:, 0]).max().item()
     ratio = (values[:, 1] / values[:, 0]).median().item()
+    results.setdefault("networks", {})["cifar10/generator"] = attacks.shipped("cifar10/generator")
     results["jacobian"] = {
         "ratio": ratio,
         "rows": [

@@ -103,6 +103,7 @@ def run(results: dict, options, save) -> None:
     """Measure what `results` lacks, every attack at every budget on every case; `save` is called after each part."""
     for case in cases(options):
         prepare(results, case, options)
+        results.setdefault("networks", {})[case.name] = shipped(case.name)
         if case.family == "cifar10":
             results["photographs"] = _cifar10().copy["sha256"]["test_batch.bin"]
         classes = case.classifier(case.x[:1]).shape[1]
@@ -124,19 +125,30 @@ def run(results: dict, options, save) -> None:
 
 
 def prepare(results: dict, case: Case, options) -> None:
-    """Forget the rows of this case that are to be measured afresh; refuse to mix numbers of images."""
+    """Forget the rows of this case that are to be measured afresh; refuse to mix networks, or numbers of images."""
     for key, rows in results["attacks"].items():
         if not key.startswith(f"{case.name}|{case.images}|"):
             continue
         if options.fresh:
             forgotten = {None: rows, "ours": [r for r in rows if _ours(r)], "peers": [r for r in rows if not _ours(r)]}
             rows[:] = [row for row in rows if row not in forgotten[options.only]]
+        known = results.get("networks", {}).get(case.name)
+        if rows and known != shipped(case.name):
+            raise ValueError(
+                f"{key} has stored rows of another network, SHA-256 {known}, got {shipped(case.name)}; "
+                "start again with --fresh"
+            )
         stored = {len(row["distances"]) for row in rows if _who(row) not in SLOW}
         if stored - {len(case.x)}:
             raise ValueError(
                 f"images must be {stored.pop()}, as in the stored rows of {key}, got {len(case.x)}; "
                 "or start again with --fresh"
             )
+
+
+def shipped(name: str) -> str | None:
+    """The SHA-256 of the network that comes with the package under this name."""
+    return models.card(name)["sha256"] if name in models.names() else None
 
 
 def measured(case: Case, group: dict, repeats: int) -> list[dict]:

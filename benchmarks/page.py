@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib import pyplot
 
-from benchmarks import compare
+from benchmarks import attacks, compare
 from companion import figures
 
 HERE = Path(__file__).parent
@@ -42,6 +42,10 @@ def markdown(results: dict, rows: list[dict]) -> str:
     lines = [_measured(about["attacks"] | {"machine": " and ".join(machines)}, dates), "", _images(rows)]
     if "photographs" in results:
         lines.append(f"The SHA-256 of their copy's `test_batch.bin` begins with {results['photographs'][:12]}.")
+    networks = results.get("networks", {})
+    old = [f"`{name}`" for name in networks if networks[name] != attacks.shipped(name)]
+    if old:
+        lines += ["", f"Measured were other networks than those that ship now under these names: {', '.join(old)}."]
     lines += [*equal_passes(rows), *pooled(rows)]
     for name in SHOWN:
         here = compare.of(rows, (name, "real"))

@@ -268,6 +268,14 @@ def test_numbers_of_images_are_not_mixed(small):
         attacks.run(stored, options(), lambda: None)
 
 
+def test_rows_of_another_network_are_not_mixed_in(small):
+    stored = {"attacks": {"digits/toy|real|10": [row("A", [1.0] * 8, 20)]}, "networks": {"digits/toy": "another"}}
+    with pytest.raises(ValueError, match="digits/toy.real.10 has stored rows of another network, SHA-256 another, got"):
+        attacks.run(stored, options(), lambda: None)
+    attacks.run(stored, options(fresh=True), lambda: None)
+    assert stored["networks"]["digits/toy"] is None
+
+
 def test_without_photographs_the_stored_rows_are_kept(monkeypatch, capsys):
     monkeypatch.delenv("COMPANION_DATA", raising=False)
     monkeypatch.setattr(attacks.data, "cifar10", lambda **_: pytest.fail("a download"))
