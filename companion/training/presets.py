@@ -126,9 +126,9 @@ PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
             "generator": _gan(4, critic_width=4, judge="vgg", steps=12, **_FEW),
         },
         "cpu": {
-            "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 32}, epochs=18, rate=0.1),
-            **_wide_resnets(16, 2, dict(epochs=40), dict(epochs=2, rate=0.1, attack_steps=2, start="wide-resnet")),
-            "generator": _gan(48, judge="vgg", steps=24_000),
+            "vgg": Classifier({"builder": "vgg", "depth": 11, "width": 32}, epochs=20, rate=0.1),
+            **_wide_resnets(16, 2, dict(epochs=24), dict(epochs=4, rate=0.1, attack_steps=2, start="wide-resnet")),
+            "generator": _gan(48, judge="vgg", steps=18_000),
         },
         "gpu": {
             "vgg": Classifier({"builder": "vgg", "depth": 16, "width": 32}, epochs=45, rate=0.15, **_LARGE),
