@@ -231,13 +231,13 @@ def matrix() -> dict[str, Any]:
 def photograph() -> dict[str, Any]:
     """Six photographs, moved along signs, as three networks see them at every size.
 
-    Of 300 generated ones, rounded to whole colours: the first of each class of which all three networks are SURE.
+    Of 600 generated ones, rounded to whole colours: the first of each class of which all three networks are SURE.
     """
     generator = models.load("cifar10/generator")
     # In double precision, in which the gradient of a network that is very sure does not vanish.
     networks = {name: models.load(f"cifar10/{name}").double() for name in NETWORKS}
     draws = torch.Generator().manual_seed(0)
-    x = grey(generator(torch.randn(300, 100, generator=draws))).double()
+    x = grey(generator(torch.randn(600, 100, generator=draws))).double()
     sure, votes = torch.stack([network(x / 255).softmax(1) for network in networks.values()]).max(2)
     chosen = first_of_each((votes == votes[0]).all(0) & (sure.amin(0) >= SURE), votes[0], 6)
     x, y = x[chosen], votes[0, chosen]
