@@ -7,7 +7,7 @@ from textwrap import shorten
 
 from docutils import nodes
 
-_PICTURE = "A photograph of a horse, plus a little coloured noise, equals one that looks the same but is called deer"
+_PICTURE = "A photograph of a car, plus a little coloured noise, equals one that looks the same but is called ship"
 
 
 def _describe(app, pagename, templatename, context, doctree):
