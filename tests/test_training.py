@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from companion import models
 from companion.__main__ import main
 from companion.models import quality
-from companion.training import Recipe, digits, distort, train_digits
+from companion.training import Recipe, distort, race, train_digits
 
 TINY = Recipe(classifier_steps=40, generator_steps=40, lipschitz_steps=20, checkpoint_every=10, batch_size=16)
 KILLED = Recipe(generator_steps=150, lipschitz_steps=150, checkpoint_every=5, batch_size=16)
@@ -29,7 +29,7 @@ def few_latents_and_draws():
     """What takes most of the time of such small recipes: the measurements, and the 32 draws of a random victim."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "LATENTS", 500)
-        patch.setattr(digits, "eot", functools.partial(digits.eot, draws=2))
+        patch.setattr(race, "eot", functools.partial(race.eot, draws=2))
         yield
 
 
