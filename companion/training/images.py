@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from companion import _files, _registry, models
+from companion import _files, _registry, arms_race, models
 from companion import data as sets
 from companion._fit import descend, set_rate
 from companion.models import quality
@@ -201,9 +201,9 @@ def train_racer(session: Session, data: str, kind: str) -> tuple[nn.Module, dict
         return race.train_defended(run, kind, network, images, labels, static=static, **options)
     victim, generator = kind.removeprefix("substitute-"), made("generator")
     seeds = generator(session.latents(recipe.seeds, generator.latent_dim))
-    judged, behind = session.test_images / 255, made(victim if victim in race.DEFENDED else "vgg")
+    behind = made(victim if victim in race.DEFENDED else arms_race.SETTINGS[data].plain)
     options |= dict(steps=recipe.substitute_steps)
-    return race.train_substitute(run, victim, network, behind, seeds, judged, **options)
+    return race.train_substitute(run, victim, network, behind, seeds, session.test_images / 255, **options)
 
 
 def worst_case(

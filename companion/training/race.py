@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion import _registry, models
+from companion import _registry, arms_race, models
 from companion._fit import fit
 from companion._types import Model
 from companion.defences.adversarial import adversarial_loss
@@ -22,7 +22,7 @@ from companion.training.run import Run
 
 DEFENDED = ("surrogate", "distilled", "fgsm-trained", "ensemble-trained")
 # The victims of the matrix. Behind those that are no trained defence is the undefended network.
-VICTIMS = ("undefended", "distilled", "fgsm-trained", "ensemble-trained", "quantised", "random")
+VICTIMS = tuple(name.lower() for name in arms_race.VICTIMS)
 NETWORKS = (*DEFENDED, *(f"substitute-{victim}" for victim in VICTIMS))
 TEMPERATURE, ROUNDS = 20.0, 6
 
