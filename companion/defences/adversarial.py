@@ -70,13 +70,13 @@ def adversarial_loss(
     bounds: tuple[float, float] | None,
     run: Any,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-) -> Callable[[nn.Module, Tensor], Tensor]:
+) -> Callable[[Model, Tensor], Tensor]:
     """The loss for `_fit.fit`: the mean of the cross-entropies of a batch and of its FGSM perturbation.
 
     The source of the perturbation follows from the random numbers, so that a run goes on as it would have.
     """
 
-    def loss(network: nn.Module, chosen: Tensor) -> Tensor:
+    def loss(network: Model, chosen: Tensor) -> Tensor:
         clean, wanted = batch(images, chosen, run, augment), labels[chosen.to(labels.device)]
         turn = int(torch.randint(1 + len(static), (), generator=run.random)) if static else 0
         _, gradient = loss_gradient(static[turn - 1] if turn else network, clean, wanted)

@@ -65,10 +65,10 @@ def label_loss(
     temperature: float,
     run: Any,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-) -> Callable[[nn.Module, Tensor], Tensor]:
+) -> Callable[[Model, Tensor], Tensor]:
     """The loss of the teacher for `_fit.fit`: cross-entropy of logits / temperature with the labels."""
 
-    def loss(network: nn.Module, chosen: Tensor) -> Tensor:
+    def loss(network: Model, chosen: Tensor) -> Tensor:
         logits = network(batch(images, chosen, run, augment))
         return F.cross_entropy(logits / temperature, labels[chosen.to(labels.device)])
 
@@ -81,10 +81,10 @@ def teacher_loss(
     temperature: float,
     run: Any,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-) -> Callable[[nn.Module, Tensor], Tensor]:
+) -> Callable[[Model, Tensor], Tensor]:
     """The loss of the student for `_fit.fit`: cross-entropy with the teacher's probabilities, both softened."""
 
-    def loss(network: nn.Module, chosen: Tensor) -> Tensor:
+    def loss(network: Model, chosen: Tensor) -> Tensor:
         seen = batch(images, chosen, run, augment)
         with torch.no_grad():
             wanted = (teacher(seen) / temperature).softmax(1)

@@ -56,7 +56,8 @@ def substitute(
     labels = _ask(victim, images)
     for done in range(rounds):
         if done:
-            moved = _jacobian_step(network, images, labels, step, bounds)
+            parts = zip(images.split(512), labels.split(512), strict=True)
+            moved = torch.cat([_jacobian_step(network, *part, step, bounds) for part in parts])
             images, labels = torch.cat([images, moved]), torch.cat([labels, _ask(victim, moved)])
 
         def loss(pupil: nn.Module, chosen: Tensor, images: Tensor = images, labels: Tensor = labels) -> Tensor:

@@ -81,11 +81,13 @@ def train_images(
     bfloat16 = _multiplies_bfloat16(place)
     names = [f"{data}/{kind}" for kind in recipes]
     for name, (kind, recipe) in zip(names, recipes.items(), strict=True):
-        settings = {"data": json.dumps(images.copy), "precision": "bfloat16" if bfloat16 else "float32"}
+        # A substitute is the attacker's own, and trained as anyone would.
+        halved = bfloat16 and not kind.startswith("substitute")
+        settings = {"data": json.dumps(images.copy), "precision": "bfloat16" if halved else "float32"}
         run = Run(out, f"{data}-{kind}", seed, recipe, progress, **settings)
         if _finished(run, name):
             continue
-        session = Session(run, recipe, images, place, bfloat16, flip=data == "cifar10")
+        session = Session(run, recipe, images, place, halved, flip=data == "cifar10")
         if isinstance(recipe, Gan):
             judge = _trained(f"{data}/{recipe.judge}", out).to(place)
             network = as_shipped(train_dcgan(session))
@@ -198,7 +200,8 @@ def train_racer(session: Session, data: str, kind: str) -> tuple[nn.Module, dict
         options |= dict(steps=recipe.steps, eps=recipe.eps, augment=lambda x, random: session.distort(x, random) / 255)
         static = [made(other) for other in ("vgg", "wide-resnet")] if kind == "ensemble-trained" else []
         images, labels = session.train_images, session.train_labels
-        return race.train_defended(run, kind, network, images, labels, static=static, **options)
+        options |= dict(static=static, precision=session.precision)
+        return race.train_defended(run, kind, network, images, labels, **options)
     victim, generator = kind.removeprefix("substitute-"), made("generator")
     seeds = generator(session.latents(recipe.seeds, generator.latent_dim))
     behind = made(victim if victim in race.DEFENDED else arms_race.SETTINGS[data].plain)

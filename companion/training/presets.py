@@ -171,7 +171,7 @@ PRESETS: dict[str, dict[str, dict[str, Classifier | Gan]]] = {
 RACES: dict[str, dict[str, Race]] = {
     "cifar10": {
         "smoke": Race({"builder": "vgg", "depth": 11, "width": 2}, steps=4, substitute_steps=2, seeds=8, **_FEW),
-        "cpu": Race({"builder": "vgg", "depth": 11, "width": 16}, steps=4_000, substitute_steps=400),
+        "cpu": Race({"builder": "vgg", "depth": 11, "width": 16}, steps=3_000, substitute_steps=300),
         "gpu": Race({"builder": "vgg", "depth": 16, "width": 32}, steps=10_000, substitute_steps=1_000),
     },
 }

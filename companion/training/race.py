@@ -5,6 +5,7 @@ and what attackers make of each victim who see only its answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def train_defended(
     eps: float,
     steps: int,
     batch_size: int,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network with one of the training defences, or, as surrogate, with none; and what its card says of it.
 
@@ -53,10 +55,22 @@ def train_defended(
         eps: size of the perturbations, in L∞.
         steps: steps of each training; distillation has two.
         batch_size: images a step.
+        precision: the context in which networks are evaluated; their logits are float32 again.
     """
 
-    def fitted(run: Run, loss: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
-        return fit(network, loss, len(images), run, steps=steps, batch_size=batch_size)
+    def within(network: Model) -> Model:
+        def logits(x: Tensor) -> Tensor:
+            with precision():
+                found = network(x)
+            return found.float()
+
+        return logits
+
+    def fitted(run: Run, loss: Callable[[Model, Tensor], Tensor]) -> nn.Module:
+        def precise(network: nn.Module, chosen: Tensor) -> Tensor:
+            return loss(within(network), chosen)
+
+        return fit(network, precise, len(images), run, steps=steps, batch_size=batch_size)
 
     if kind == "surrogate":
         return fitted(run, label_loss(images, labels, 1.0, run, augment)), {}
@@ -64,9 +78,9 @@ def train_defended(
         first = run.part("teacher")
         teacher = fitted(first, label_loss(images, labels, TEMPERATURE, first, augment))
         run.seconds = first.seconds
-        student = fitted(run, teacher_loss(images, teacher, TEMPERATURE, run, augment))
+        student = fitted(run, teacher_loss(images, within(teacher), TEMPERATURE, run, augment))
         return student, {"temperature": TEMPERATURE}
-    others = static if kind == "ensemble-trained" else []
+    others = [within(other) for other in static] if kind == "ensemble-trained" else []
     return fitted(run, adversarial_loss(images, labels, others, eps, (0.0, 1.0), run, augment)), {"eps": eps}
 
 
