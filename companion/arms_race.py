@@ -38,21 +38,23 @@ class Setting(NamedTuple):
     Attributes:
         plain: the undefended network, which is also behind the victims that only hide its gradient.
         eps: the L∞ size at which the accuracy under the sign attacks is taken.
+        eps_l2: the L2 length within which the accuracy under every attack is taken.
         sizes: those at which the sign attacks look for the smallest perturbation.
         pixels: the share of pixels that JSMA may change.
     """
 
     plain: str
     eps: float
+    eps_l2: float
     sizes: tuple[float, ...]
     pixels: float
 
 
 SETTINGS = {
-    "digits": Setting("cnn", 0.2, (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0), 0.5),
-    "cifar10": Setting("vgg", 8 / 255, tuple(shades / 255 for shades in (1, 2, 4, 8, 16, 32, 64)), 0.05),
+    "digits": Setting("cnn", 0.2, 1.0, (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0), 0.5),
+    "cifar10": Setting("vgg", 8 / 255, 0.5, tuple(shades / 255 for shades in (1, 2, 4, 8, 16, 32)), 0.02),
 }
-EPS, SIZES = SETTINGS["digits"].eps, SETTINGS["digits"].sizes
+EPS, EPS_L2, SIZES = SETTINGS["digits"][1:4]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -107,6 +109,8 @@ class Matrix(NamedTuple):
         threats: the names along the second.
         attacks: the names along the third.
         accuracy: (V, T, A) share of all images still classified rightly under attack; NaN where nothing was measured.
+        accuracy_l2: (V, T, A) share of all images classified rightly for which the attack found no perturbation of at
+            most the L2 length `eps_l2`; NaN where nothing was measured.
         distance: (V, T, A) median L2 length of the smallest perturbation found, over the images that are classified
             rightly to begin with; `inf` where fewer than half were fooled.
         clean: (V,) accuracies without attack.
@@ -117,6 +121,7 @@ class Matrix(NamedTuple):
     threats: tuple[str, ...]
     attacks: tuple[str, ...]
     accuracy: Tensor
+    accuracy_l2: Tensor
     distance: Tensor
     clean: Tensor
     provenance: dict
@@ -213,6 +218,7 @@ def matrix(
     y,
     *,
     eps: float = EPS,
+    eps_l2: float = EPS_L2,
     bounds=(0.0, 1.0),
     attacks: Mapping[str, Attack] | None = None,
     threats=THREATS,
@@ -227,6 +233,7 @@ def matrix(
         x: (n, *image) images, at least one.
         y: (n,) their labels.
         eps: L∞ size at which the accuracy under the sign attacks is taken; positive.
+        eps_l2: L2 length within which the accuracy under every attack is taken; positive.
         bounds: the pixel box (low, high).
         attacks: name -> `Attack`; by default `all_attacks()`.
         threats: which of `THREATS`.
@@ -240,13 +247,14 @@ def matrix(
     y = check.labels("y", y, x)
     if not len(x):
         raise ValueError("x must hold at least one image, got none")
-    eps, bounds = check.positive("eps", eps), check.box("bounds", bounds, x)
+    eps, eps_l2 = check.positive("eps", eps), check.positive("eps_l2", eps_l2)
+    bounds = check.box("bounds", bounds, x)
     unknown = [threat for threat in threats if threat not in THREATS]
     if unknown or not victims:
         raise ValueError(f"threats must be among {THREATS} and victims not empty, got {list(threats)} and {victims!r}")
     attacks = all_attacks() if attacks is None else attacks
     found = _outcomes(victims, surrogate, x, y, eps, bounds, attacks, threats, sizes, progress)
-    return _counted(found, (tuple(victims), tuple(threats), tuple(attacks)))
+    return _counted(found, (tuple(victims), tuple(threats), tuple(attacks)), eps_l2)
 
 
 def _outcomes(victims, surrogate, x: Tensor, y: Tensor, eps, bounds, attacks, threats, sizes, progress) -> Outcomes:
@@ -272,14 +280,16 @@ def _outcomes(victims, surrogate, x: Tensor, y: Tensor, eps, bounds, attacks, th
     return Outcomes(right, kept & right[:, :, None, None], nearest)
 
 
-def _counted(found: Outcomes, names: tuple[tuple[str, ...], ...]) -> Matrix:
+def _counted(found: Outcomes, names: tuple[tuple[str, ...], ...], eps_l2: float) -> Matrix:
     """Shares and medians over the images."""
-    accuracy = found.kept.double().mean(0).where(~found.nearest[0].isnan(), torch.nan)
+    measured = ~found.nearest[0].isnan()
+    within = found.right[:, :, None, None] & (found.nearest > eps_l2)
+    accuracy, accuracy_l2 = (kept.double().mean(0).where(measured, torch.nan) for kept in (found.kept, within))
     distance = torch.full_like(accuracy, torch.nan)
     for v, right in enumerate(found.right.T):
         if right.any():
             distance[v] = found.nearest[right, v].median(0).values
-    return Matrix(*names, accuracy, distance, found.right.double().mean(0), {})
+    return Matrix(*names, accuracy, accuracy_l2, distance, found.right.double().mean(0), {})
 
 
 def run(
@@ -335,7 +345,7 @@ def run(
     job = Job(f"arms race {data}", measure, plan, len(x), chunk, where, "cpu", weights, given=(x, y))
     columns, made = _jobs.columns(_jobs.run(job, client=client, progress=progress))
     seconds = columns.pop("seconds").item()
-    found = _counted(Outcomes(**columns), (VICTIMS, THREATS, attacks))
+    found = _counted(Outcomes(**columns), (VICTIMS, THREATS, attacks), setting.eps_l2)
     options = f"--images {len(x)} --seed {seed} --chunk {chunk}"
     versions = {"companion": job.plan["version"], "python": made["python"], "torch": made["torch"]}
     return found._replace(
@@ -343,6 +353,7 @@ def run(
             "command": f"python -m companion arms-race {data} {options} --out FILE",
             "data": f"{len(x)} held-out images of {data}",
             "eps": setting.eps,
+            "eps_l2": setting.eps_l2,
             "seed": seed,
             "commit": made["commit"],
             "device": f"{made['device']} ({platform.machine()})",
@@ -376,7 +387,7 @@ def _held_out(data: str, root: Path | str | None, progress: bool) -> tuple[Tenso
 def save(found: Matrix, path: Path | str) -> None:
     """Write a `Matrix` as JSON; numbers rounded to four digits, `inf` and NaN as text."""
     fields = found._asdict()
-    for name in ("accuracy", "distance", "clean"):
+    for name in ("accuracy", "accuracy_l2", "distance", "clean"):
         fields[name] = _plain(fields[name])
     _files.write_json(Path(path), _files.seal(fields), indent=1)
 
@@ -393,7 +404,9 @@ def load(path: Path | str) -> Matrix:
         raise FileNotFoundError(f"no such result: {path}; it is made by: python -m companion arms-race --help")
     remedy = "make it again: python -m companion arms-race --help"
     fields = _files.unseal(_files.read_json(path, remedy), path, remedy)
-    for name in ("accuracy", "distance", "clean"):
+    if set(fields) != set(Matrix._fields):
+        raise RuntimeError(f"{path} is of another version of the package; {remedy}")
+    for name in ("accuracy", "accuracy_l2", "distance", "clean"):
         fields[name] = _tensor(fields[name])
     for name in ("victims", "threats", "attacks"):
         fields[name] = tuple(fields[name])

@@ -26,7 +26,7 @@ def to_frame(measured: Radii | Stored | Matrix | Sequence[dict[str, Any]]) -> pa
         measured: one of
             `robustness.Radii`: a row an image, a column a radius; the witnesses, which have no fixed shape, stay out;
             `experiments.Stored`: the table as printed, a row a quantity, columns "bound" and the classifiers;
-            `arms_race.Matrix`: a row for each victim, threat and attack, with its accuracy and distance;
+            `arms_race.Matrix`: a row for each victim, threat and attack, with its two accuracies and its distance;
             the rows that `experiments.table` returns: as of `Stored`.
 
     Raises:
@@ -48,7 +48,8 @@ def to_frame(measured: Radii | Stored | Matrix | Sequence[dict[str, Any]]) -> pa
         index = pandas.MultiIndex.from_tuples(
             product(measured.victims, measured.threats, measured.attacks), names=["victim", "threat", "attack"]
         )
-        columns = {name: getattr(measured, name).flatten().cpu().numpy() for name in ("accuracy", "distance")}
+        names = ("accuracy", "accuracy_l2", "distance")
+        columns = {name: getattr(measured, name).flatten().cpu().numpy() for name in names}
         return pandas.DataFrame(columns, index=index)
     rows: Any = getattr(measured, "rows", measured)
     if isinstance(rows, dict):

@@ -279,13 +279,16 @@ def test_matrix_counts_and_measures():
     x = torch.tensor([[0.45, 0.0], [0.35, 0.0], [0.1, 0.0], [0.9, 0.0]])
     y = torch.tensor([0, 0, 0, 0])  # the last one is misclassified to begin with
     victims = {"a": Victim(half, half, half), "b": Victim(lambda z: -half(z), half, half, half)}
-    options = dict(attacks={"sized": nudge(True), "one": nudge(False)}, eps=0.1, sizes=(0.1, 0.2, 1.0))
+    options = dict(attacks={"sized": nudge(True), "one": nudge(False)}, eps=0.1, eps_l2=0.25, sizes=(0.1, 0.2, 1.0))
     found = matrix(victims, half, x, y, **options)
     assert found.accuracy.shape == (2, 4, 2) and found.victims == ("a", "b")
     assert found.clean.tolist() == [0.75, 0.25]
     assert found.at("a", "transfer", "sized") == (0.5, pytest.approx(0.2))
     assert found.at("a", "transfer", "one") == (0.25, pytest.approx(0.3))
+    assert found.accuracy_l2[0, 2].tolist() == [0.25, 0.75]  # a, transfer: one image is beyond 0.25, and three are
+    assert found.accuracy_l2[1, 2].tolist() == [0.25, 0.25]  # b is wrong about all but the last
     assert all(math.isnan(value) for value in found.at("a", "substitute", "one"))
+    assert (found.accuracy_l2.isnan() == found.accuracy.isnan()).all()
     assert found.at("b", "substitute", "one") == (0.25, math.inf)
 
 
@@ -295,7 +298,8 @@ def test_a_matrix_survives_the_disk(tmp_path):
     arms_race.save(found, tmp_path / "a.json")
     again = arms_race.load(tmp_path / "a.json")
     assert again.victims == found.victims and again.threats == found.threats
-    torch.testing.assert_close(again.accuracy, found.accuracy, equal_nan=True)
+    for name in ("accuracy", "accuracy_l2"):
+        torch.testing.assert_close(getattr(again, name), getattr(found, name), equal_nan=True)
     torch.testing.assert_close(again.distance, found.distance, rtol=1e-3, atol=0, equal_nan=True)
 
 
@@ -321,6 +325,7 @@ ONE = {"a": Victim(half, half, half)}
         (lambda: matrix(ONE, half, POINT, LABEL, threats=["guessing"]), "threats must be among"),
         (lambda: matrix(ONE, half, POINT[:0], LABEL[:0]), "x must hold at least one image"),
         (lambda: matrix(ONE, half, POINT, LABEL, eps=0), "eps must be one positive"),
+        (lambda: matrix(ONE, half, POINT, LABEL, eps_l2=0), "eps_l2 must be one positive"),
         (lambda: matrix(ONE, half, POINT + 2, LABEL), "bounds = .* must hold x"),
         (lambda: matrix({"a": Victim(lambda x: x[:, :1], half, half)}, half, POINT, LABEL), "must return logits"),
     ],

@@ -47,7 +47,7 @@ def test_the_matrix_has_a_row_for_each_entry():
     assert len(frame) == matrix.accuracy.numel()
     for victim in matrix.victims:
         place = victim, "white box, naive", "FGSM"
-        assert tuple(frame.loc[place]) == pytest.approx(matrix.at(*place), nan_ok=True)
+        assert tuple(frame.loc[place, ["accuracy", "distance"]]) == pytest.approx(matrix.at(*place), nan_ok=True)
 
 
 @pytest.mark.parametrize("wrong", [3, torch.ones(2), [{"no": "row"}], "radii"])
