@@ -7,6 +7,7 @@ network and hope: one trained on the same data ("transfer"), or one trained on t
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +42,9 @@ class Setting(NamedTuple):
         eps_l2: the L2 length within which the accuracy under every attack is taken.
         sizes: those at which the sign attacks look for the smallest perturbation.
         pixels: the share of pixels that JSMA may change.
+        levels: those that the quantising defence rounds to.
+        keep: the share of activations that the random defence keeps.
+        draws: calls that the random defence averages.
     """
 
     plain: str
@@ -48,11 +52,15 @@ class Setting(NamedTuple):
     eps_l2: float
     sizes: tuple[float, ...]
     pixels: float
+    levels: int = 5
+    keep: float = 0.3
+    draws: int = 32
 
 
+# Photographs survive neither five levels of each colour nor the loss of most activations in every one of eight layers.
 SETTINGS = {
     "digits": Setting("cnn", 0.2, 1.0, (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0), 0.5),
-    "cifar10": Setting("vgg", 8 / 255, 0.5, tuple(shades / 255 for shades in (1, 2, 4, 8, 16, 32)), 0.02),
+    "cifar10": Setting("vgg", 8 / 255, 0.5, tuple(shades / 255 for shades in (1, 2, 4, 8, 16, 32)), 0.02, 8, 0.7, 8),
 }
 EPS, EPS_L2, SIZES = SETTINGS["digits"][1:4]
 RESULTS = Path(__file__).parent / "results"
@@ -166,15 +174,15 @@ def all_attacks(*, pixels: float = 0.5) -> dict[str, Attack]:
 
 
 def shipped_victims(
-    data: str = "digits", *, weights: Path | str = models.WEIGHTS, draws: int = 32, seed: int = 0
+    data: str = "digits", *, weights: Path | str = models.WEIGHTS, draws: int | None = None, seed: int = 0
 ) -> tuple[dict[str, Victim], Callable]:
     """The trained networks of a data set as victims, name -> `Victim`, and the surrogate trained on the same data.
 
     Args:
         data: "digits" or "cifar10".
-        weights: folder with `registry.json` and the networks, as `train` leaves it (default: the shipped ones, which
-            are those of digits).
-        draws: calls that the random defence averages; its adaptive attacker averages a quarter of them.
+        weights: folder with `registry.json` and the networks, as `train` leaves it (default: the shipped ones).
+        draws: calls that the random defence averages (default: those of `SETTINGS`); its adaptive attacker averages a
+            quarter of them.
         seed: seeds the random defence.
 
     Raises:
@@ -188,15 +196,17 @@ def shipped_victims(
             f"they are made by: python -m companion train {data} --out DIR"
         )
     network = {kind: models.load(f"{data}/{kind}", folder=weights) for kind in kinds}
-    plain, distilled = network[SETTINGS[data].plain], network["distilled"]
+    setting, distilled = SETTINGS[data], network["distilled"]
+    plain, draws = network[setting.plain], setting.draws if draws is None else draws
     temperature = models.card(f"{data}/distilled", folder=weights)["results"]["temperature"]
-    random = RandomActivations(plain, seed=seed)
+    rounded = functools.partial(quantise, levels=setting.levels)
+    random = RandomActivations(plain, keep=setting.keep, seed=seed)
     seen = {
         "undefended": (plain, plain, plain),
         "distilled": (distilled, distilled, lambda x: distilled(x) / temperature),
         "FGSM-trained": (network["fgsm-trained"],) * 3,
         "ensemble-trained": (network["ensemble-trained"],) * 3,
-        "quantised": (*(lambda x: plain(quantise(x)),) * 2, lambda x: plain(bpda(quantise)(x))),
+        "quantised": (*(lambda x: plain(rounded(x)),) * 2, lambda x: plain(bpda(rounded)(x))),
         "random": (eot(random, draws=draws), eot(random, draws=1), eot(random, draws=max(1, draws // 4))),
     }
     victims = {name: Victim(*ways, network[f"substitute-{name.lower()}"]) for name, ways in seen.items()}
@@ -308,8 +318,7 @@ def run(
 
     Args:
         data: "digits" or "cifar10"; `SETTINGS` has the sizes of each.
-        weights: folder with `registry.json` and the networks, as `train` leaves it (default: the shipped ones, which
-            are those of digits).
+        weights: folder with `registry.json` and the networks, as `train` leaves it (default: the shipped ones).
         images: how many of the held-out images, at least 1; the first ones.
         seed: seeds the random defence, anew for every chunk; 0 to 4095.
         chunk: images at a time.
@@ -393,7 +402,7 @@ def save(found: Matrix, path: Path | str) -> None:
 
 
 def load(path: Path | str) -> Matrix:
-    """The `Matrix` that `save` wrote; "digits" stands for the one that comes with the package.
+    """The `Matrix` that `save` wrote; "digits" and "cifar10" stand for those that come with the package.
 
     Raises:
         FileNotFoundError: there is no such file.

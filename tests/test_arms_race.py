@@ -318,7 +318,7 @@ ONE = {"a": Victim(half, half, half)}
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: arms_race.run("cifar10"), "on cifar10, got .*weights. without surrogate, .*train cifar10 --out DIR"),
+        (lambda: arms_race.run("cifar10", weights="."), "on cifar10, got '.*' without vgg, .*train cifar10 --out DIR"),
         (lambda: arms_race.run("svhn"), "data must be one of digits, cifar10, got 'svhn'"),
         (lambda: arms_race.run("digits", images=0), "images must be an integer of at least 1"),
         (lambda: matrix({}, half, POINT, LABEL), "victims not empty"),
@@ -336,5 +336,5 @@ def test_bad_input_is_named(call, message):
 
 
 def test_a_missing_result_says_how_to_make_it():
-    with pytest.raises(FileNotFoundError, match="arms_race-cifar10.json; it is made by: python -m companion arms-race"):
-        arms_race.load("cifar10")
+    with pytest.raises(FileNotFoundError, match="arms_race-svhn.json; it is made by: python -m companion arms-race"):
+        arms_race.load("svhn")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from companion import models
+from companion import arms_race, models
 from companion.__main__ import main
 from companion.models import quality
 from companion.training import Recipe, distort, race, train_digits
@@ -29,7 +28,7 @@ def few_latents_and_draws():
     """What takes most of the time of such small recipes: the measurements, and the 32 draws of a random victim."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "LATENTS", 500)
-        patch.setattr(race, "eot", functools.partial(race.eot, draws=2))
+        patch.setitem(arms_race.SETTINGS, "digits", arms_race.SETTINGS["digits"]._replace(draws=2))
         yield
 
 

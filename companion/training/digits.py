@@ -131,7 +131,7 @@ def train_substitute(run: Run, data: Digits, victim: str) -> tuple[nn.Module, di
     with run.seeded():
         network = models.build(CLASSIFIERS["mlp"])
     steps = max(1, run.recipe.classifier_steps // 4)
-    return race.train_substitute(run, victim, network, behind, seeds, data.held_out_images, steps=steps)
+    return race.train_substitute(run, "digits", victim, network, behind, seeds, data.held_out_images, steps=steps)
 
 
 def train_generator(run: Run, data: Digits, constant: float | None = None) -> nn.Sequential:

@@ -206,7 +206,7 @@ def train_racer(session: Session, data: str, kind: str) -> tuple[nn.Module, dict
     seeds = generator(session.latents(recipe.seeds, generator.latent_dim))
     behind = made(victim if victim in race.DEFENDED else arms_race.SETTINGS[data].plain)
     options |= dict(steps=recipe.substitute_steps)
-    return race.train_substitute(run, victim, network, behind, seeds, session.test_images / 255, **options)
+    return race.train_substitute(run, data, victim, network, behind, seeds, session.test_images / 255, **options)
 
 
 def worst_case(

@@ -86,6 +86,7 @@ def train_defended(
 
 def train_substitute(
     run: Run,
+    data: str,
     victim: str,
     network: nn.Module,
     behind: nn.Sequential,
@@ -99,6 +100,7 @@ def train_substitute(
 
     Args:
         run: seeds it.
+        data: "digits" or "cifar10".
         victim: one of `VICTIMS`.
         network: an untrained classifier of the attacker's choice.
         behind: the trained network behind the victim.
@@ -110,10 +112,11 @@ def train_substitute(
         The substitute, and for its card how many labels it took and how often it agrees with the victim.
     """
     asked: Model = behind
+    setting = arms_race.SETTINGS[data]
     if victim == "quantised":
-        asked = lambda x: behind(quantise(x))  # noqa: E731
+        asked = lambda x: behind(quantise(x, levels=setting.levels))  # noqa: E731
     elif victim == "random":
-        asked = eot(RandomActivations(behind, seed=run.seed))
+        asked = eot(RandomActivations(behind, keep=setting.keep, seed=run.seed), draws=setting.draws)
     options = dict(rounds=ROUNDS, steps=steps, batch_size=batch_size, seed=run.seed)
     network, queries = substitute(network, asked, seeds, **options)
     agreed = [network(part).argmax(1) == asked(part).argmax(1) for part in judged.split(1000)]
