@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from companion import arms_race, models
 from companion.__main__ import main
 from companion.models import quality
-from companion.training import Recipe, distort, race, train_digits
+from companion.training import Recipe, distort, train_digits
 
 TINY = Recipe(classifier_steps=40, generator_steps=40, lipschitz_steps=20, checkpoint_every=10, batch_size=16)
 KILLED = Recipe(generator_steps=150, lipschitz_steps=150, checkpoint_every=5, batch_size=16)
