@@ -318,7 +318,6 @@ ONE = {"a": Victim(half, half, half)}
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: arms_race.run("cifar10", weights="."), "on cifar10, got '.*' without vgg, .*train cifar10 --out DIR"),
         (lambda: arms_race.run("svhn"), "data must be one of digits, cifar10, got 'svhn'"),
         (lambda: arms_race.run("digits", images=0), "images must be an integer of at least 1"),
         (lambda: matrix({}, half, POINT, LABEL), "victims not empty"),
@@ -333,6 +332,14 @@ ONE = {"a": Victim(half, half, half)}
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_missing_networks_are_named(tmp_path):
+    shipped = json.loads((models.WEIGHTS / "registry.json").read_text())
+    kept = {name: entry for name, entry in shipped.items() if name in ("cifar10/vgg", "cifar10/surrogate")}
+    (tmp_path / "registry.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="on cifar10, got '.*' without distilled, .*train cifar10 --out DIR"):
+        arms_race.run("cifar10", weights=tmp_path)
 
 
 def test_a_missing_result_says_how_to_make_it():

@@ -219,7 +219,7 @@ def test_card_is_a_copy():
 
 @pytest.mark.parametrize("name", ["digits/resnet", "", None, 3])
 def test_unknown_name(name):
-    with pytest.raises(ValueError, match="name must be one of cifar10/generator, .* digits/cnn, .* got"):
+    with pytest.raises(ValueError, match="name must be one of cifar10/distilled, .* digits/cnn, .* got"):
         models.load(name)
 
 
