@@ -263,6 +263,27 @@ def test_stored_matrix_is_measured_again(stored, scans):
                 assert again[1] == pytest.approx(before[1], rel=0.02)
 
 
+def test_the_race_on_photographs():
+    found = arms_race.load("cifar10")
+    white, adaptive, transfer, _ = found.threats
+    accuracy, distance = (lambda *entry, which=which: found.at(*entry)[which] for which in (0, 1))
+    assert found.provenance["weights"] == {name: models.card(name)["sha256"] for name in found.provenance["weights"]}
+    assert "changes" not in found.provenance["commit"]
+    # Hidden gradients, as with digits.
+    assert accuracy("quantised", white, "iterated") > accuracy("quantised", adaptive, "iterated") + 0.5
+    assert accuracy("distilled", white, "iterated") > 0.1 > 0.02 > accuracy("distilled", adaptive, "iterated")
+    for name in ("undefended", "distilled", "FGSM-trained", "ensemble-trained", "quantised"):
+        assert accuracy(name, adaptive, "minimal L2") == 0
+    # Iteration overfits and momentum repairs it: Dong et al. (2018), section 3, which digits do not show.
+    for name in ("undefended", "distilled", "quantised", "random"):
+        one, iterated, momentum = (accuracy(name, transfer, attack) for attack in ("FGSM", "iterated", "MI-FGSM"))
+        assert momentum + 0.03 < one < iterated
+    assert accuracy("undefended", white, "iterated") < accuracy("undefended", white, "FGSM") - 0.15
+    # Training on single steps does more than to deceive them.
+    assert accuracy("FGSM-trained", white, "iterated") > accuracy("FGSM-trained", white, "FGSM") - 0.1
+    assert distance("FGSM-trained", adaptive, "minimal L2") > 3 * distance("undefended", adaptive, "minimal L2")
+
+
 def half(x):
     """Class 1 where the first pixel exceeds one half."""
     return torch.stack([0.5 - x[:, 0], x[:, 0] - 0.5], 1)
