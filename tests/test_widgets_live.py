@@ -119,13 +119,16 @@ def run(page, number):
     cell = page.locator(".jp-Notebook .jp-Cell").nth(number)
     prompt = cell.locator(".jp-InputPrompt")
     before = prompt.text_content()
-    cell.locator(".cm-content").click()
-    page.keyboard.press("Control+Enter")
-    until = time.monotonic() + WAIT / 1000
+    until, again = time.monotonic() + WAIT / 1000, 0.0
     while (now := prompt.text_content()) == before or not re.search(r"\d", now):
         if time.monotonic() > until:
             status = page.locator(".jp-NotebookPanel-toolbar [data-status]").get_attribute("data-status")
             pytest.fail(f"cell {number} has not run: its count is {now!r}, was {before!r}; the kernel is {status}")
+        # A key that comes while the notebook is still being laid out is lost, and a reader presses it once more.
+        if now == before and time.monotonic() > again:
+            cell.locator(".cm-content").click()
+            page.keyboard.press("Control+Enter")
+            again = time.monotonic() + 5
         page.wait_for_timeout(20)
     said = cell.locator(".jp-OutputArea").text_content()
     assert cell.locator("[data-mime-type$=stderr], [data-mime-type$=error]").count() == 0, said
