@@ -57,7 +57,7 @@ class Setting(NamedTuple):
     draws: int = 32
 
 
-# Photographs survive neither five levels of each colour nor the loss of most activations in every one of eight layers.
+# Photographs need finer levels, and a VGG cannot lose most of its activations after every one of its layers.
 SETTINGS = {
     "digits": Setting("cnn", 0.2, 1.0, (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0), 0.5),
     "cifar10": Setting("vgg", 8 / 255, 0.5, tuple(shades / 255 for shades in (1, 2, 4, 8, 16, 32)), 0.02, 8, 0.7, 8),

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from companion import arms_race, models
+from companion import _files, arms_race, models
 from companion.__main__ import main
 from companion.arms_race import Attack, Victim, all_attacks, matrix, shipped_victims
 from companion.attacks import fgsm, jsma, lbfgs, logit_ensemble, mi_fgsm, minimal_l2
@@ -322,6 +322,14 @@ def test_a_matrix_survives_the_disk(tmp_path):
     for name in ("accuracy", "accuracy_l2"):
         torch.testing.assert_close(getattr(again, name), getattr(found, name), equal_nan=True)
     torch.testing.assert_close(again.distance, found.distance, rtol=1e-3, atol=0, equal_nan=True)
+
+
+def test_a_result_of_another_version_is_refused(tmp_path):
+    fields = json.loads((arms_race.RESULTS / "arms_race-digits.json").read_text())
+    del fields["accuracy_l2"], fields["digest"]
+    (tmp_path / "old.json").write_text(json.dumps(_files.seal(fields)))
+    with pytest.raises(RuntimeError, match="of another version of the package; make it again"):
+        arms_race.load(tmp_path / "old.json")
 
 
 def test_the_command_writes_where_it_was_told(tmp_path, monkeypatch):
